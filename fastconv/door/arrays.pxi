@@ -1,0 +1,138 @@
+# What every function of the door does with its arguments, and the one place that calls C.
+
+cdef int64_t LARGEST = 2**31 - 1  # of a stride, a padding, an axis in a geometry: no product of two overflows
+
+
+cdef int run(int type_number, fc_kernel_id kernel, const void *args) except -1:
+    """Run one kernel of the current row, without the GIL."""
+    cdef int status
+    cdef fc_dtype dtype = FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64
+    with nogil:
+        status = fc_run(dtype, kernel, args)
+    if status:
+        raise MemoryError("fastconv: no memory for the workspace of a kernel")
+    return 0
+
+
+cdef object shape_of(cnp.ndarray x):
+    return tuple([x.shape[d] for d in range(x.ndim)])
+
+
+cdef cnp.ndarray plain_array(object x, str name):
+    """x as an ndarray proper, its data in this machine's byte order and aligned."""
+    if not cnp.PyArray_CheckExact(x):
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"{name} must be a NumPy array, got {type(x).__name__}")
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass x.filled(...)")
+        x = x.view(np.ndarray)
+    cdef cnp.ndarray array = x
+    cdef int d
+    if not cnp.PyArray_ISBEHAVED_RO(array):
+        array = array.astype(array.dtype.newbyteorder("="))
+    for d in range(array.ndim):
+        if array.strides[d] % array.itemsize:
+            return array.copy()
+    return array
+
+
+cdef cnp.ndarray floats(object x, str name, int ndim=-1, int type_number=-1):
+    """x as a float32 or float64 array, of the given number of axes and the given type."""
+    cdef cnp.ndarray array = plain_array(x, name)
+    cdef int given = cnp.PyArray_TYPE(array)
+    if given != cnp.NPY_FLOAT and given != cnp.NPY_DOUBLE:
+        raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
+    if type_number >= 0 and given != type_number:
+        raise TypeError(f"{name} is {array.dtype}, but the arrays before it are "
+                        f"{np.dtype(np.float32 if type_number == cnp.NPY_FLOAT else np.float64)}")
+    if ndim >= 0 and array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {shape_of(array)}")
+    return array
+
+
+cdef inline cnp.ndarray contiguous(cnp.ndarray x):
+    return cnp.PyArray_GETCONTIGUOUS(x)
+
+
+cdef inline int type_of(cnp.ndarray x):
+    return cnp.PyArray_TYPE(x)
+
+
+cdef cnp.ndarray empty(int ndim, const int64_t *shape, int type_number):
+    cdef cnp.npy_intp sizes[64]
+    cdef int d
+    for d in range(ndim):
+        sizes[d] = shape[d]
+    return cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)
+
+
+cdef cnp.ndarray output(object out, int ndim, const int64_t *shape, int type_number):
+    """A new array of this shape and type, or `out` once it is found to be one."""
+    if out is None:
+        return empty(ndim, shape, type_number)
+    cdef tuple wanted = tuple([shape[d] for d in range(ndim)])
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if cnp.PyArray_TYPE(out) != type_number:
+        raise TypeError(f"out must be {cnp.PyArray_DescrFromType(type_number)}, got {out.dtype}")
+    if out.shape != wanted:
+        raise ValueError(f"out must have shape {wanted}, got {out.shape}")
+    if not cnp.PyArray_ISCARRAY(out):
+        raise ValueError("out must be C-contiguous, aligned, writeable and in native byte order")
+    return out
+
+
+cdef int refuse_overlap(cnp.ndarray out, cnp.ndarray x, str name) except -1:
+    """For kernels that read x after they have begun to write out."""
+    if x is not None and np.may_share_memory(out, x):
+        raise ValueError(f"out shares memory with {name}")
+    return 0
+
+
+cdef int require_shape(cnp.ndarray x, str name, int ndim, const int64_t *shape) except -1:
+    cdef int d
+    cdef bint equal = x.ndim == ndim
+    for d in range(ndim):
+        equal = equal and x.shape[d] == shape[d]
+    if not equal:
+        raise ValueError(f"{name} must have shape {tuple([shape[d] for d in range(ndim)])}, got {shape_of(x)}")
+    return 0
+
+
+cdef int64_t as_int(object value, str name, int64_t smallest) except? -1:
+    """A Python or NumPy integer from smallest to LARGEST."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    value = value.__index__()
+    if not smallest <= value <= LARGEST:
+        raise ValueError(f"{name} must be from {smallest} to {LARGEST}, got {value}")
+    return value
+
+
+cdef int as_pair(object value, str name, int64_t smallest, int64_t *first, int64_t *second) except -1:
+    """An int for both axes, or a pair (vertical, horizontal)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
+        first[0] = as_int(value[0], name, smallest)
+        second[0] = as_int(value[1], name, smallest)
+    else:
+        first[0] = second[0] = as_int(value, name, smallest)
+    return 0
+
+
+cdef int element_strides(cnp.ndarray x, int64_t *strides) noexcept:
+    cdef int d
+    for d in range(x.ndim):
+        strides[d] = x.strides[d] // x.itemsize
+    return 0
+
+
+cdef int as_reduction(object reduction) except -1:
+    if reduction == "mean":
+        return 1
+    if reduction == "sum":
+        return 2
+    if reduction == "none":
+        return 0
+    raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")

@@ -1,0 +1,253 @@
+# Convolutions and the explicit im2col. Templates: src/kernels/conv2d.inc and im2col.inc.
+
+cdef struct geometry:
+    int64_t N, C, H, W, R, S, P, Q
+    int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
+    int64_t pad_h_end, pad_w_end
+
+
+cdef int as_padding(object padding, geometry *g) except -1:
+    """int | (ph, pw) | ((top, bottom), (left, right)) | "same" | "valid"."""
+    cdef int64_t total_h, total_w
+    if isinstance(padding, str):
+        if padding == "valid":
+            g.pad_h = g.pad_h_end = g.pad_w = g.pad_w_end = 0
+        elif padding == "same":
+            if g.stride_h != 1 or g.stride_w != 1:
+                raise ValueError(f"padding='same' wants stride 1, got {(g.stride_h, g.stride_w)}")
+            total_h, total_w = g.dilation_h * (g.R - 1), g.dilation_w * (g.S - 1)
+            g.pad_h, g.pad_w = total_h // 2, total_w // 2
+            g.pad_h_end, g.pad_w_end = total_h - g.pad_h, total_w - g.pad_w
+        else:
+            raise ValueError(f"padding must be ints, 'same' or 'valid', got {padding!r}")
+    elif isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
+        as_pair(padding[0], "padding (top, bottom)", 0, &g.pad_h, &g.pad_h_end)
+        as_pair(padding[1] if isinstance(padding[1], (tuple, list)) else None, "padding (left, right)", 0,
+                &g.pad_w, &g.pad_w_end)
+    else:
+        as_pair(padding, "padding", 0, &g.pad_h, &g.pad_w)
+        g.pad_h_end, g.pad_w_end = g.pad_h, g.pad_w
+    return 0
+
+
+cdef int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t dilation, int64_t taps, int64_t stride,
+                         bint ceil_mode, str axis) except -1:
+    """floor((size + before + after - dilation (taps - 1) - 1) / stride) + 1;  ceil for ceil_mode, but the last window
+    then starts inside the input or the padding before it."""
+    cdef int64_t room = size + before + after - dilation * (taps - 1) - 1
+    cdef int64_t result
+    if room < 0:
+        raise ValueError(f"the kernel, {dilation * (taps - 1) + 1} with its dilation, is larger than the padded input, "
+                         f"{size + before + after}, along the {axis}")
+    result = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (result - 1) * stride >= size + before:
+        result -= 1
+    return result
+
+
+cdef int set_input(geometry *g, const int64_t *sizes) except -1:
+    g.N, g.C, g.H, g.W = sizes[0], sizes[1], sizes[2], sizes[3]
+    if g.H > LARGEST or g.W > LARGEST:
+        raise ValueError(f"height and width must be at most {LARGEST}, got {g.H} and {g.W}")
+    return 0
+
+
+cdef int set_window(geometry *g, int64_t R, int64_t S, object stride, object padding, object dilation) except -1:
+    """Everything of a convolution or im2col but its input; then P and Q."""
+    g.R, g.S = R, S
+    as_pair(stride, "stride", 1, &g.stride_h, &g.stride_w)
+    as_pair(dilation, "dilation", 1, &g.dilation_h, &g.dilation_w)
+    if R < 1 or S < 1 or R > LARGEST or S > LARGEST:
+        raise ValueError(f"kernel_size must be from 1 to {LARGEST}, got {(R, S)}")
+    as_padding(padding, g)
+    g.P = output_size(g.H, g.pad_h, g.pad_h_end, g.dilation_h, R, g.stride_h, False, "height")
+    g.Q = output_size(g.W, g.pad_w, g.pad_w_end, g.dilation_w, S, g.stride_w, False, "width")
+    return 0
+
+
+cdef int set_input_size(geometry *g, object input_size, int64_t N, int64_t C) except -1:
+    """input_size: (N, C, H, W), of which N and C must agree, or (H, W)."""
+    cdef int64_t sizes[4]
+    cdef int d
+    if not isinstance(input_size, (tuple, list)) or len(input_size) not in (2, 4):
+        raise ValueError(f"input_size must be (H, W) or (N, C, H, W), got {input_size!r}")
+    full = tuple(input_size) if len(input_size) == 4 else (N, C, *input_size)
+    for d in range(4):
+        sizes[d] = as_int(full[d], "input_size", 0)
+    if sizes[0] != N or sizes[1] != C:
+        raise ValueError(f"input_size {full} must begin with {(N, C)}")
+    return set_input(g, sizes)
+
+
+cdef int64_t check_groups(object groups, int64_t channels, int64_t filters, int64_t per_group) except -1:
+    cdef int64_t count = as_int(groups, "groups", 1)
+    if channels != per_group * count:
+        raise ValueError(f"input has {channels} channels, but the weight wants {per_group} in each of {count} groups")
+    if filters % count:
+        raise ValueError(f"{filters} filters cannot be shared by {count} groups")
+    return count
+
+
+def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, out=None):
+    """Convolution (cross-correlation, as in PyTorch):
+
+        y[n,k,p,q] = b[k] + sum_{c,r,s} x[n, c, p*stride - padding + r*dilation, q*... + s*...] w[k,c,r,s]
+
+    x: (N, C, H, W), zero outside; w: (K, C/groups, R, S); b: (K) or None; returns (N, K, P, Q) with
+    P = floor((H + padding before and after - dilation (R - 1) - 1) / stride) + 1. Group g's filters see group g's channels.
+    stride, dilation: int or (vertical, horizontal). padding: int, (ph, pw), ((top, bottom), (left, right)), "valid" (0) or
+    "same" (P = H, stride 1 only; an odd rest goes to the end). float32 or float64; |error| is at most about
+    CRS eps sum |x| |w|. Raises TypeError for dtypes, ValueError for shapes and values.
+    Source: implicit im2col, Chetlur et al., arXiv 1410.0759.
+    """
+    cdef cnp.ndarray input = floats(x, "x", 4), weight = contiguous(floats(w, "w", 4, type_of(input))), bias = None, y
+    cdef geometry g
+    cdef int64_t size[4]
+    set_input(&g, <int64_t *>input.shape)
+    set_window(&g, weight.shape[2], weight.shape[3], stride, padding, dilation)
+    cdef int64_t K = weight.shape[0], count = check_groups(groups, g.C, K, weight.shape[1])
+    size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
+    if b is not None:
+        bias = contiguous(floats(b, "b", 1, type_of(input)))
+        require_shape(bias, "b", 1, &K)
+    y = output(out, 4, size, type_of(input))
+    if out is not None:
+        refuse_overlap(y, input, "x")
+        refuse_overlap(y, weight, "w")
+        refuse_overlap(y, bias, "b")
+    cdef conv2d_forward_args args
+    args.N, args.C, args.H, args.W, args.R, args.S, args.P, args.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
+    args.stride_h, args.stride_w, args.pad_h, args.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
+    args.dilation_h, args.dilation_w, args.K, args.groups = g.dilation_h, g.dilation_w, K, count
+    element_strides(input, args.x_strides)
+    args.x, args.w, args.b, args.y = input.data, weight.data, NULL, y.data
+    if bias is not None:
+        args.b = bias.data
+    run(type_of(y), FC_conv2d_forward, &args)
+    return y
+
+
+def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, groups=1, *, out=None):
+    """Gradient of conv2d_forward with respect to x:
+
+        dx[n,c,h,w] = sum of dy[n,k,p,q] w[k,c,r,s] over all (k,p,q,r,s) that read x[n,c,h,w]
+
+    dy: (N, K, P, Q), w: (K, C/groups, R, S), input_size: (N, C, H, W) or (H, W); returns (N, C, H, W). The other
+    arguments as in the forward. No product with the zeros that a stride leaves is computed.
+    """
+    cdef cnp.ndarray grad = floats(dy, "dy", 4), weight = contiguous(floats(w, "w", 4, type_of(grad))), dx
+    cdef geometry g
+    cdef int64_t size[4]
+    cdef int64_t K = weight.shape[0], count = as_int(groups, "groups", 1)
+    set_input_size(&g, input_size, grad.shape[0], weight.shape[1] * count)
+    set_window(&g, weight.shape[2], weight.shape[3], stride, padding, dilation)
+    check_groups(groups, g.C, K, weight.shape[1])
+    size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
+    require_shape(grad, "dy", 4, size)
+    size[0], size[1], size[2], size[3] = g.N, g.C, g.H, g.W
+    dx = output(out, 4, size, type_of(grad))
+    if out is not None:
+        refuse_overlap(dx, grad, "dy")
+        refuse_overlap(dx, weight, "w")
+    cdef conv2d_backward_input_args args
+    args.N, args.C, args.H, args.W, args.R, args.S, args.P, args.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
+    args.stride_h, args.stride_w, args.pad_h, args.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
+    args.dilation_h, args.dilation_w, args.K, args.groups = g.dilation_h, g.dilation_w, K, count
+    element_strides(grad, args.dy_strides)
+    args.dy, args.w, args.dx = grad.data, weight.data, dx.data
+    run(type_of(dx), FC_conv2d_backward_input, &args)
+    return dx
+
+
+def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, groups=1, *, bias=True):
+    """Gradients of conv2d_forward with respect to w and b:
+
+        dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] x[n, c, p*stride - padding + r*dilation, ...],   db[k] = sum_{n,p,q} dy[n,k,p,q]
+
+    dy: (N, K, P, Q), x: (N, C, H, W), kernel_size: int or (R, S). Returns (dw, db): (K, C/groups, R, S) and (K), or
+    (dw, None) without bias. The sum over a batch is cut into pieces whose number depends on the shapes alone.
+    """
+    cdef cnp.ndarray grad = floats(dy, "dy", 4), input = floats(x, "x", 4, type_of(grad)), dw, db = None
+    cdef geometry g
+    cdef int64_t size[4]
+    cdef int64_t R, S, K = grad.shape[1], count = as_int(groups, "groups", 1)
+    as_pair(kernel_size, "kernel_size", 1, &R, &S)
+    set_input(&g, <int64_t *>input.shape)
+    set_window(&g, R, S, stride, padding, dilation)
+    check_groups(groups, g.C, K, g.C // count)
+    size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
+    require_shape(grad, "dy", 4, size)
+    size[0], size[1], size[2], size[3] = K, g.C // count, R, S
+    dw = empty(4, size, type_of(grad))
+    if bias:
+        db = empty(1, &K, type_of(grad))
+    cdef conv2d_backward_weight_args args
+    args.N, args.C, args.H, args.W, args.R, args.S, args.P, args.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
+    args.stride_h, args.stride_w, args.pad_h, args.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
+    args.dilation_h, args.dilation_w, args.K, args.groups = g.dilation_h, g.dilation_w, K, count
+    element_strides(grad, args.dy_strides)
+    element_strides(input, args.x_strides)
+    args.dy, args.x, args.dw, args.db = grad.data, input.data, dw.data, NULL
+    if bias:
+        args.db = db.data
+    run(type_of(dw), FC_conv2d_backward_weight, &args)
+    return dw, db
+
+
+def im2col(x, kernel_size, *, stride=1, padding=0, dilation=1, out=None):
+    """The matrix of all patches: cols[n, (c,r,s), (p,q)] = x[n, c, p*stride - padding + r*dilation, ...], 0 outside.
+
+    x: (N, C, H, W); returns (N, C*R*S, P*Q); PyTorch's unfold. With it y = w.reshape(K, -1) @ cols + b; the convolutions
+    here never build it. Its adjoint is col2im.
+    """
+    cdef cnp.ndarray input = contiguous(floats(x, "x", 4)), cols
+    cdef geometry g
+    cdef int64_t size[3]
+    cdef int64_t R, S
+    as_pair(kernel_size, "kernel_size", 1, &R, &S)
+    set_input(&g, <int64_t *>input.shape)
+    set_window(&g, R, S, stride, padding, dilation)
+    cols_shape(&g, size)
+    cols = output(out, 3, size, type_of(input))
+    if out is not None:
+        refuse_overlap(cols, input, "x")
+    cdef im2col_args args = im2col_args(
+        N=g.N, C=g.C, H=g.H, W=g.W, R=g.R, S=g.S, P=g.P, Q=g.Q, stride_h=g.stride_h, stride_w=g.stride_w,
+        pad_h=g.pad_h, pad_w=g.pad_w, dilation_h=g.dilation_h, dilation_w=g.dilation_w, x=input.data, cols=cols.data)
+    run(type_of(cols), FC_im2col, &args)
+    return cols
+
+
+def col2im(cols, output_size, kernel_size, *, stride=1, padding=0, dilation=1, out=None):
+    """The adjoint of im2col: each x[n,c,h,w] is the sum of the cols that im2col would have read from there.
+
+    cols: (N, C*R*S, P*Q); output_size: (H, W); returns (N, C, H, W); PyTorch's fold.
+    """
+    cdef cnp.ndarray input = contiguous(floats(cols, "cols", 3)), x
+    cdef geometry g
+    cdef int64_t size[4]
+    cdef int64_t R, S
+    as_pair(kernel_size, "kernel_size", 1, &R, &S)
+    if input.shape[1] % (R * S):
+        raise ValueError(f"the second axis of cols, {input.shape[1]}, must be a multiple of {R}*{S}")
+    set_input_size(&g, output_size, input.shape[0], input.shape[1] // (R * S))
+    set_window(&g, R, S, stride, padding, dilation)
+    cols_shape(&g, size)
+    require_shape(input, "cols", 3, size)
+    size[0], size[1], size[2], size[3] = g.N, g.C, g.H, g.W
+    x = output(out, 4, size, type_of(input))
+    if out is not None:
+        refuse_overlap(x, input, "cols")
+    cdef col2im_args args = col2im_args(
+        N=g.N, C=g.C, H=g.H, W=g.W, R=g.R, S=g.S, P=g.P, Q=g.Q, stride_h=g.stride_h, stride_w=g.stride_w,
+        pad_h=g.pad_h, pad_w=g.pad_w, dilation_h=g.dilation_h, dilation_w=g.dilation_w, cols=input.data, x=x.data)
+    run(type_of(x), FC_col2im, &args)
+    return x
+
+
+cdef int cols_shape(geometry *g, int64_t *size) except -1:
+    rows, columns = g.C * <object>g.R * g.S, g.P * <object>g.Q
+    if rows > 2**62 or columns > 2**62:
+        raise ValueError(f"cols of {rows} x {columns} is too large")
+    size[0], size[1], size[2] = g.N, rows, columns
+    return 0

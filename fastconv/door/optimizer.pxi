@@ -1,0 +1,59 @@
+# Optimizer steps, in place. Template: src/kernels/optimizer.inc.
+
+cdef cnp.ndarray state(object x, str name, cnp.ndarray param, bint written):
+    """A parameter's gradient or state: of its shape and dtype, contiguous, writeable if it is written."""
+    cdef cnp.ndarray array = floats(x, name, -1, type_of(param) if param is not None else -1)
+    if param is not None:
+        require_shape(array, name, param.ndim, <int64_t *>param.shape)
+    if not written:
+        return contiguous(array)
+    if array is not x or not cnp.PyArray_ISCARRAY(array):
+        raise ValueError(f"{name} is changed in place: it must be C-contiguous, aligned, writeable and in native order")
+    return array
+
+
+def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False,
+             first=False):
+    """One step of stochastic gradient descent, in place:
+
+        g = grad + weight_decay param;   v = g if first else momentum v + (1 - dampening) g
+        param -= lr (g + momentum v if nesterov else v)
+
+    param, momentum_buffer (v): written; grad: read; one shape and dtype. Without momentum there is no v: param -= lr g.
+    Source: Sutskever et al., ICML 2013, in PyTorch's form.
+    """
+    cdef cnp.ndarray w = state(param, "param", None, True), g = state(grad, "grad", w, False), v = None
+    if momentum != 0:
+        if momentum_buffer is None:
+            raise ValueError(f"momentum is {momentum}, but there is no momentum_buffer")
+        v = state(momentum_buffer, "momentum_buffer", w, True)
+        refuse_overlap(w, v, "momentum_buffer")
+    refuse_overlap(w, g, "grad")
+    cdef sgd_step_args args = sgd_step_args(
+        n=w.size, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov),
+        first=bool(first), w=w.data, g=g.data, v=NULL)
+    if v is not None:
+        refuse_overlap(v, g, "grad")
+        args.v = v.data
+    run(type_of(w), FC_sgd_step, &args)
+
+
+def adam_step(param, grad, exp_avg, exp_avg_sq, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, step):
+    """One step of Adam, in place; step counts from 1:
+
+        g = grad + weight_decay param;   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
+        param -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps)
+
+    param, exp_avg (m), exp_avg_sq (v): written; grad: read; one shape and dtype. Source: Kingma & Ba, arXiv 1412.6980.
+    """
+    cdef cnp.ndarray w = state(param, "param", None, True), g = state(grad, "grad", w, False)
+    cdef cnp.ndarray m = state(exp_avg, "exp_avg", w, True), v = state(exp_avg_sq, "exp_avg_sq", w, True)
+    if step < 1:
+        raise ValueError(f"step counts from 1, got {step}")
+    for x, y, name in ((w, g, "grad"), (w, m, "exp_avg"), (w, v, "exp_avg_sq"), (m, v, "exp_avg_sq"), (m, g, "grad"),
+                       (v, g, "grad")):
+        refuse_overlap(x, y, name)
+    cdef adam_step_args args = adam_step_args(
+        n=w.size, step_size=lr / (1 - beta1**step), beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+        bias_correction2_sqrt=(1 - beta2**step) ** 0.5, w=w.data, g=g.data, m=m.data, v=v.data)
+    run(type_of(w), FC_adam_step, &args)

@@ -1,0 +1,5 @@
+"""Reading and writing parameters."""
+
+from fastconv.io.checkpoint import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,34 @@
+"""Layers, losses and their initial values; the same names as in ``torch.nn``."""
+
+from fastconv.nn import functional, init
+from fastconv.nn.activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastconv.nn.container import ModuleList, Sequential
+from fastconv.nn.conv import Conv2d
+from fastconv.nn.flatten import Flatten, Identity
+from fastconv.nn.linear import Linear
+from fastconv.nn.loss import CrossEntropyLoss, MSELoss, NLLLoss
+from fastconv.nn.module import Module
+from fastconv.nn.parameter import Parameter
+from fastconv.nn.pooling import MaxPool2d
+
+__all__ = [
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Flatten",
+    "Identity",
+    "Linear",
+    "LogSoftmax",
+    "MSELoss",
+    "MaxPool2d",
+    "Module",
+    "ModuleList",
+    "NLLLoss",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "functional",
+    "init",
+]

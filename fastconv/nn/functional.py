@@ -1,0 +1,218 @@
+"""The operations of a network: each calls the door and hands the tape its backward, a closure right inside."""
+
+from fastconv import kernels
+from fastconv.autograd import Tensor, _wrap, record
+from fastconv.ops import common
+from fastconv.ops.arithmetic import relu as _relu
+from fastconv.ops.arithmetic import sigmoid, tanh
+from fastconv.ops.inplace import relu_
+from fastconv.ops.reductions import log_softmax, softmax
+from fastconv.ops.views import flatten
+
+__all__ = [
+    "conv2d",
+    "cross_entropy",
+    "flatten",
+    "fold",
+    "linear",
+    "log_softmax",
+    "max_pool2d",
+    "mse_loss",
+    "nll_loss",
+    "relu",
+    "relu_",
+    "sigmoid",
+    "softmax",
+    "tanh",
+    "unfold",
+]
+
+
+def _require_tensor(x, name):
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
+
+
+def _array(optional):
+    return None if optional is None else optional._array
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Convolution: y[n,k,p,q] = bias[k] + sum_{c,r,s} x[n, c, p*stride - padding + r*dilation, ...] weight[k,c,r,s].
+
+    input: (N, C, H, W) or (C, H, W); weight: (K, C/groups, R, S); bias: (K) or None. padding: int, (height, width),
+    ((top, bottom), (left, right)), "same" or "valid". See kernels.conv2d_forward.
+    """
+    _require_tensor(input, "input")
+    _require_tensor(weight, "weight")
+    if input._array.ndim == 3:
+        return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
+    x, w = input._array, weight._array
+    y = kernels.conv2d_forward(x, w, _array(bias), stride, padding, dilation, groups)
+    need_x, need_w = input.requires_grad, weight.requires_grad
+    need_b = bias is not None and bias.requires_grad
+
+    def backward(dy):
+        dx = dw = db = None
+        if need_x:
+            dx = kernels.conv2d_backward_input(dy, w, x.shape, stride, padding, dilation, groups)
+        if need_w or need_b:
+            dw, db = kernels.conv2d_backward_weight(
+                dy, x, w.shape[2:], stride, padding, dilation, groups, bias=need_b
+            )
+        return (dx, dw) if bias is None else (dx, dw, db)
+
+    inputs = (input, weight) if bias is None else (input, weight, bias)
+    return record("Convolution", y, inputs, backward, saves=(input, weight))
+
+
+def linear(input, weight, bias=None):
+    """Affine map: y = x weightᵀ + bias.  input: (..., in), weight: (out, in), bias: (out) or None."""
+    _require_tensor(input, "input")
+    _require_tensor(weight, "weight")
+    x, w = input._array, weight._array
+    y = kernels.linear_forward(x, w, _array(bias))
+    need_x, need_w = input.requires_grad, weight.requires_grad
+    need_b = bias is not None and bias.requires_grad
+
+    def backward(dy):
+        dx = dw = db = None
+        if need_x:
+            dx = kernels.linear_backward_input(dy, w)
+        if need_w or need_b:
+            dw, db = kernels.linear_backward_weight(dy, x, bias=need_b)
+        return (dx, dw) if bias is None else (dx, dw, db)
+
+    inputs = (input, weight) if bias is None else (input, weight, bias)
+    return record("Addmm" if bias is not None else "Mm", y, inputs, backward, saves=(input, weight))
+
+
+def max_pool2d(
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+):
+    """Max-pooling over windows of an (N, C, H, W) or (C, H, W) input; stride is kernel_size by default.
+
+    return_indices: also the int64 position of each maximum in its plane. See kernels.max_pool2d_forward.
+    """
+    _require_tensor(input, "input")
+    if input._array.ndim == 3:
+        y = max_pool2d(input.unsqueeze(0), kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return tuple(t.squeeze(0) for t in y) if return_indices else y.squeeze(0)
+    x = input._array
+    y, indices = kernels.max_pool2d_forward(x, kernel_size, stride, padding, dilation, ceil_mode)
+
+    def backward(dy):
+        return (kernels.max_pool2d_backward(dy, indices, x.shape),)
+
+    result = record("MaxPool2DWithIndices", y, (input,), backward)
+    return (result, _wrap(kernels.cast(indices, "int64"))) if return_indices else result
+
+
+def relu(input, inplace=False):
+    """max(input, 0)."""
+    return relu_(input) if inplace else _relu(input)
+
+
+def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
+    """The patches of an (N, C, H, W) input as columns: (N, C*R*S, P*Q). See kernels.im2col."""
+    _require_tensor(input, "input")
+    x = input._array
+    cols = kernels.im2col(x, kernel_size, stride=stride, padding=padding, dilation=dilation)
+
+    def backward(dy):
+        dx = kernels.col2im(
+            dy, x.shape[2:], kernel_size, stride=stride, padding=padding, dilation=dilation
+        )
+        return (dx,)
+
+    return record("Im2Col", cols, (input,), backward)
+
+
+def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+    """Columns (N, C*R*S, P*Q) added up into an (N, C, H, W) image: the adjoint of unfold. See kernels.col2im."""
+    _require_tensor(input, "input")
+    x = kernels.col2im(
+        input._array, output_size, kernel_size, stride=stride, padding=padding, dilation=dilation
+    )
+
+    def backward(dx):
+        return (kernels.im2col(dx, kernel_size, stride=stride, padding=padding, dilation=dilation),)
+
+    return record("Col2Im", x, (input,), backward)
+
+
+# ---- losses -------------------------------------------------------------------------------------------
+
+
+def mse_loss(input, target, reduction="mean"):
+    """Squared error (input - target)²: its mean, its sum, or each ("none"). Shapes must be equal."""
+    _require_tensor(input, "input")
+    _require_tensor(target, "target")
+    input, target = common.operands(input, target)
+    x, t = input._array, target._array
+    y = kernels.mse_loss_forward(x, t, reduction)
+    need_target = target.requires_grad
+
+    def backward(dy):
+        dx = kernels.mse_loss_backward(dy, x, t, reduction)
+        return dx, kernels.neg(dx) if need_target else None
+
+    return record("MseLoss", y, (input, target), backward, saves=(input, target))
+
+
+def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+    """Negative log-likelihood of classes: -weight[t] input[n, t], t = target[n].
+
+    input: (N, C, ...) logarithms of probabilities, or (C); target: (N, ...) integers. See kernels.nll_loss_forward.
+    """
+    _require_tensor(input, "input")
+    _require_tensor(target, "target")
+    if input._array.ndim == 1:
+        loss = nll_loss(input.unsqueeze(0), target.reshape(1), weight, ignore_index, reduction)
+        return loss.reshape(()) if reduction == "none" else loss
+    x, t, weights = input._array, target._array, _array(weight)
+    y = kernels.nll_loss_forward(x, t, weights, ignore_index, reduction)
+
+    def backward(dy):
+        return (kernels.nll_loss_backward(dy, x, t, weights, ignore_index, reduction),)
+
+    return record("NllLoss", y, (input,), backward)
+
+
+def cross_entropy(
+    input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+):
+    """nll_loss of log_softmax over the class axis.
+
+    input: (N, C, ...) scores, or (C). target: (N, ...) classes, or probabilities of input's shape. label_smoothing e in
+    [0, 1]: the target becomes (1 - e) of itself and e / C of every class.
+    """
+    _require_tensor(input, "input")
+    _require_tensor(target, "target")
+    axis = 0 if input._array.ndim == 1 else 1
+    log_p = log_softmax(input, axis)
+    if common.is_floating(target):
+        return _cross_entropy_of_probabilities(log_p, target, axis, weight, reduction, label_smoothing)
+    if label_smoothing == 0:
+        return nll_loss(log_p, target, weight, ignore_index, reduction)
+    if weight is not None or (target == ignore_index).any():
+        raise NotImplementedError("label_smoothing together with weight or ignored targets is not supported")
+    hard = nll_loss(log_p, target, None, ignore_index, reduction)
+    even = _reduce(-log_p.mean(axis), reduction)
+    return hard * (1 - label_smoothing) + even * label_smoothing
+
+
+def _cross_entropy_of_probabilities(log_p, target, axis, weight, reduction, label_smoothing):
+    if weight is not None:
+        raise NotImplementedError("weight together with probabilities as target is not supported")
+    if target.shape != log_p.shape:
+        raise ValueError(f"target must have input's shape {tuple(log_p.shape)}, got {tuple(target.shape)}")
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / log_p.shape[axis]
+    return _reduce(-(log_p * target).sum(axis), reduction)
+
+
+def _reduce(loss, reduction):
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()

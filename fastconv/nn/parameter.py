@@ -1,0 +1,39 @@
+"""Parameter: a Tensor that a Module owns and an optimizer changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastconv.autograd import Tensor
+
+
+class Parameter(Tensor):
+    """A Tensor that counts as a Module's parameter when it is set as an attribute.
+
+    data: a Tensor or array, whose memory is shared; None makes an empty one.
+    """
+
+    def __init__(self, data: Tensor | np.ndarray | None = None, requires_grad: bool = True):
+        if data is None:
+            data = np.empty(0, np.float32)
+        if not isinstance(data, Tensor | np.ndarray):
+            raise TypeError(f"Parameter takes a Tensor or an array, got {type(data).__name__}")
+        super().__init__(data._array if isinstance(data, Tensor) else data, requires_grad)
+
+    def __repr__(self) -> str:
+        return "Parameter containing:\n" + super().__repr__()
+
+
+def empty_parameter(shape: Sequence[int], device: object, dtype: np.dtype | None) -> Parameter:
+    """A Parameter whose numbers are still to be set; float32 unless `dtype` says otherwise.
+
+    Raises ValueError for a device that is not the CPU, TypeError for a dtype that is not floating.
+    """
+    if device is not None and str(device) != "cpu":
+        raise ValueError(f'fastconv computes on the CPU: device must be "cpu", got {device!r}')
+    dtype = np.dtype(np.float32 if dtype is None else dtype)
+    if dtype.name not in ("float32", "float64"):
+        raise TypeError(f"a layer's dtype must be float32 or float64, got {dtype.name}")
+    return Parameter(np.empty(tuple(shape), dtype))

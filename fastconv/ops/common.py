@@ -1,0 +1,96 @@
+"""What the operations share: attaching them to Tensor, operands of mixed kinds, broadcasting undone."""
+
+import numbers
+
+import numpy as np
+
+from fastconv import kernels
+from fastconv.autograd import Tensor, _wrap, record
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def method(*names):
+    """Attach a function to Tensor under these names; the first argument is the Tensor."""
+
+    def attach(function):
+        for name in names:
+            setattr(Tensor, name, function)
+        return function
+
+    return attach
+
+
+def is_number(x):
+    return isinstance(x, numbers.Real | np.number | np.bool_)
+
+
+def is_floating(tensor):
+    return tensor._array.dtype.kind == "f"
+
+
+def as_tensor(x, what="operand"):
+    """A Tensor: x itself, or around an array."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, np.ndarray):
+        return Tensor(x)
+    raise TypeError(f"{what} must be a Tensor or a number, got {type(x).__name__}")
+
+
+def cast(tensor, dtype):
+    """`tensor` in another dtype, recorded where both are floating-point."""
+    dtype = np.dtype(dtype)
+    own = tensor._array.dtype
+    if own == dtype:
+        return tensor
+    array = kernels.cast(tensor._array, dtype)
+    if dtype.kind != "f" or own.kind != "f":
+        return Tensor(array)
+    return record("ToCopy", array, (tensor,), lambda dy: (kernels.cast(dy, own),))
+
+
+def common_dtype(a, b):
+    """The dtype of a result: that of the wider operand, where a Tensor of no axes counts less than one with some."""
+    kind_a, kind_b = (0 if t._array.dtype.kind == "b" else 2 if is_floating(t) else 1 for t in (a, b))
+    if kind_a != kind_b:
+        return (a if kind_a > kind_b else b)._array.dtype
+    if (a._array.ndim == 0) != (b._array.ndim == 0):
+        return (b if a._array.ndim == 0 else a)._array.dtype
+    return np.promote_types(a._array.dtype, b._array.dtype)
+
+
+def operands(a, b):
+    """Both operands, of one dtype: Tensors, or one of them a Python number."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a._array.dtype == b._array.dtype:
+        return a, b
+    if is_number(a) or is_number(b):
+        number, tensor = (a, as_tensor(b)) if is_number(a) else (b, as_tensor(a))
+        if not is_floating(tensor):
+            if isinstance(number, numbers.Integral | np.bool_):
+                if tensor._array.dtype.kind == "b" and not isinstance(number, bool | np.bool_):
+                    tensor = cast(tensor, np.int64)
+            else:
+                tensor = cast(tensor, FLOAT32)
+        return (number, tensor) if is_number(a) else (tensor, number)
+    a, b = as_tensor(a), as_tensor(b)
+    dtype = common_dtype(a, b)
+    return cast(a, dtype), cast(b, dtype)
+
+
+def array_of(x):
+    return x._array if isinstance(x, Tensor) else x
+
+
+def unbroadcast(gradient, shape):
+    """The adjoint of broadcasting `shape` to gradient.shape: the sum over what was repeated."""
+    if gradient.shape == shape:
+        return gradient
+    extra = gradient.ndim - len(shape)
+    axes = (*range(extra), *(extra + d for d, size in enumerate(shape) if size == 1))
+    axes = tuple(d for d in axes if d < extra or gradient.shape[d] != 1)
+    return kernels.sum(gradient, axes, True).reshape(shape)
+
+
+def integer_result(function, *args, **kwargs):
+    return _wrap(np.asarray(kernels.integer(function, *args, **kwargs)))

@@ -1,0 +1,269 @@
+"""Shapes and indices: views of the same memory where PyTorch gives views, copies where it copies."""
+
+import builtins
+
+import numpy as np
+
+from fastconv import kernels
+from fastconv.autograd import Tensor, record
+from fastconv.ops.common import common_dtype, as_tensor, cast, is_floating, method
+
+
+def _sizes(sizes):
+    """The sizes of view(2, 3) and of view((2, 3)) as a tuple of ints."""
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = sizes[0]
+    return tuple(int(s) if hasattr(s, "__index__") else s for s in sizes)
+
+
+def _view(op, input, array, undo):
+    """`array` shows input's memory (or a copy, if NumPy had to make one); undo(dy) is the adjoint."""
+    shares = array.size == 0 or np.may_share_memory(array, input._array)
+    return record(op, array, (input,), lambda dy: (undo(dy),), view_of=input if shares else None)
+
+
+def _reshaped(op, input, sizes, must_share):
+    x = input._array
+    try:
+        array = x.reshape(sizes)
+    except ValueError:
+        raise RuntimeError(f"shape {list(sizes)} is invalid for input of size {x.size}") from None
+    if must_share and x.size and not np.may_share_memory(array, x):
+        raise RuntimeError(
+            "view size is not compatible with input tensor's size and stride; use .reshape(...) instead"
+        )
+    return _view(op, input, array, lambda dy: dy.reshape(x.shape))
+
+
+@method("view")
+def view(input, *sizes):
+    """The same memory with another shape; one size may be -1. With a dtype: a conversion is not a view, use to()."""
+    return _reshaped("View", input, _sizes(sizes), True)
+
+
+@method("view_as")
+def view_as(input, other):
+    return view(input, *other._array.shape)
+
+
+@method("reshape")
+def reshape(input, *sizes):
+    """Another shape: a view where possible, else a copy."""
+    return _reshaped("View", input, _sizes(sizes), False)
+
+
+@method("flatten")
+def flatten(input, start_dim=0, end_dim=-1):
+    """Axes start_dim to end_dim as one."""
+    ndim = input._array.ndim
+    if ndim == 0:
+        return reshape(input, 1)
+    for dim in (start_dim, end_dim):
+        if not -ndim <= dim < ndim:
+            raise IndexError(f"dim {dim} is out of range for {ndim} axes")
+    first, last = start_dim % ndim, end_dim % ndim
+    if first > last:
+        raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
+    shape = input._array.shape
+    merged = int(np.prod(shape[first : last + 1], dtype=np.int64))
+    return reshape(input, *shape[:first], merged, *shape[last + 1 :])
+
+
+@method("unflatten")
+def unflatten(input, dim, sizes):
+    """Axis dim as several axes."""
+    shape = input._array.shape
+    dim %= len(shape)
+    return reshape(input, *shape[:dim], *sizes, *shape[dim + 1 :])
+
+
+@method("squeeze")
+def squeeze(input, dim=None):
+    """Without the axes of one element, or without axis dim if it has one element."""
+    shape = input._array.shape
+    if dim is None:
+        return _reshaped("Squeeze", input, [s for s in shape if s != 1], True)
+    dim = dim % len(shape) if shape else 0
+    kept = shape if not shape or shape[dim] != 1 else shape[:dim] + shape[dim + 1 :]
+    return _reshaped("Squeeze", input, kept, True)
+
+
+@method("unsqueeze")
+def unsqueeze(input, dim):
+    """With an axis of one element before axis dim."""
+    x = input._array
+    return _view("Unsqueeze", input, np.expand_dims(x, dim), lambda dy: dy.reshape(x.shape))
+
+
+@method("permute")
+def permute(input, *dims):
+    """The axes in another order."""
+    dims = _sizes(dims)
+    inverse = np.argsort([d % input._array.ndim for d in dims])
+    return _view("Permute", input, input._array.transpose(dims), lambda dy: dy.transpose(inverse))
+
+
+@method("transpose", "swapaxes")
+def transpose(input, dim0, dim1):
+    """Two axes exchanged."""
+    return _view(
+        "Transpose", input, input._array.swapaxes(dim0, dim1), lambda dy: dy.swapaxes(dim0, dim1)
+    )
+
+
+@method("t")
+def t(input):
+    """A matrix transposed."""
+    if input._array.ndim > 2:
+        raise RuntimeError(f"t() wants at most 2 axes, got shape {tuple(input.shape)}; use transpose")
+    return _view("T", input, input._array.T, lambda dy: dy.T)
+
+
+Tensor.T = property(lambda input: _view("Permute", input, input._array.T, lambda dy: dy.T))
+
+
+@method("expand")
+def expand(input, *sizes):
+    """Axes of one element repeated, without copying; -1 keeps an axis."""
+    x, sizes = input._array, _sizes(sizes)
+    if len(sizes) < x.ndim:
+        raise RuntimeError(f"expand to {sizes} has fewer sizes than the {x.ndim} axes of the Tensor")
+    own = (1,) * (len(sizes) - x.ndim) + x.shape
+    full = tuple(o if s == -1 else s for s, o in zip(sizes, own, strict=True))
+    try:
+        array = np.broadcast_to(x, full)
+    except ValueError:
+        raise RuntimeError(f"shape {x.shape} cannot be expanded to {full}") from None
+    from fastconv.ops.common import unbroadcast
+
+    return _view("Expand", input, array, lambda dy: unbroadcast(dy, x.shape))
+
+
+@method("expand_as")
+def expand_as(input, other):
+    return expand(input, *other._array.shape)
+
+
+@method("clone")
+def clone(input):
+    """A copy, through which gradients pass."""
+    x = input._array
+    array = kernels.copy(x) if is_floating(input) else x.copy()
+    return record("Clone", array, (input,), lambda dy: (dy,))
+
+
+@method("contiguous")
+def contiguous(input):
+    """The Tensor itself if its memory is in C order, else a copy that is."""
+    return input if input._array.flags.c_contiguous else clone(input)
+
+
+# ---- indexing -----------------------------------------------------------------------------------------
+
+
+def _index(key):
+    """A NumPy index: Tensors inside become arrays."""
+    if isinstance(key, tuple):
+        return tuple(k._array if isinstance(k, Tensor) else k for k in key)
+    if isinstance(key, Tensor):
+        return key._array
+    return key
+
+
+def _is_basic(index):
+    parts = index if isinstance(index, tuple) else (index,)
+    return builtins.all(
+        p is None or p is Ellipsis or isinstance(p, slice | int | np.integer) and not isinstance(p, bool)
+        for p in parts
+    )
+
+
+@method("__getitem__")
+def getitem(input, key):
+    """input[key]: slices and ints give views, integer or boolean arrays give copies."""
+    x, index = input._array, _index(key)
+    array = x[index]
+    if not isinstance(array, np.ndarray):
+        array = x[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)]
+    if not is_floating(input):
+        return record("Index", array, (), None, view_of=input if _is_basic(index) else None)
+    basic = _is_basic(index)
+
+    def backward(dy):
+        dx = np.empty(x.shape, x.dtype)
+        kernels.fill(dx, 0)
+        if basic:
+            kernels.assign(dx[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)], dy)
+        else:
+            kernels.index_add(dx, index, dy)
+        return (dx,)
+
+    return record(
+        "Slice" if basic else "Index", array, (input,), backward, view_of=input if basic else None
+    )
+
+
+@method("__iter__")
+def iterate(input):
+    if input._array.ndim == 0:
+        raise TypeError("iteration over a 0-d tensor")
+    return (getitem(input, i) for i in range(len(input)))
+
+
+@method("unbind")
+def unbind(input, dim=0):
+    """The slices along dim."""
+    lead = (slice(None),) * (dim % input._array.ndim)
+    return tuple(getitem(input, (*lead, i)) for i in range(input._array.shape[dim]))
+
+
+@method("split")
+def split(input, split_size, dim=0):
+    """Pieces along dim, of split_size each (the last may be smaller), or of the sizes listed."""
+    length = input._array.shape[dim]
+    if isinstance(split_size, int):
+        if split_size < 1:
+            raise ValueError(f"split_size must be positive, got {split_size}")
+        sizes = [builtins.min(split_size, length - i) for i in range(0, length, split_size)]
+    else:
+        sizes = list(split_size)
+        if builtins.sum(sizes) != length:
+            raise ValueError(f"sizes {sizes} do not sum to {length}")
+    lead, pieces, start = (slice(None),) * (dim % input._array.ndim), [], 0
+    for size in sizes:
+        pieces.append(getitem(input, (*lead, slice(start, start + size))))
+        start += size
+    return tuple(pieces)
+
+
+@method("chunk")
+def chunk(input, chunks, dim=0):
+    """About `chunks` pieces of one size along dim."""
+    return split(input, builtins.max(1, -(-input._array.shape[dim] // chunks)), dim)
+
+
+# ---- joining ------------------------------------------------------------------------------------------
+
+
+def cat(tensors, dim=0):
+    """Tensors joined along an axis that exists."""
+    tensors = [as_tensor(t, "each of tensors") for t in tensors]
+    if not tensors:
+        raise ValueError("cat wants at least one Tensor")
+    dtype = tensors[0]._array.dtype
+    for i, t in enumerate(tensors[1:], 1):
+        dtype = common_dtype(tensors[i - 1], t) if dtype != t._array.dtype else dtype
+    tensors = [cast(t, dtype) for t in tensors]
+    array = np.concatenate([t._array for t in tensors], dim)
+    ends = np.cumsum([t._array.shape[dim] for t in tensors])
+    lead = (slice(None),) * (dim % array.ndim)
+    ranges = [slice(e - t._array.shape[dim], e) for e, t in zip(ends, tensors, strict=True)]
+    return record("Cat", array, tensors, lambda dy: tuple(dy[(*lead, r)] for r in ranges))
+
+
+concat = cat
+
+
+def stack(tensors, dim=0):
+    """Tensors of one shape joined along a new axis."""
+    return cat([unsqueeze(as_tensor(t, "each of tensors"), dim) for t in tensors], dim)

@@ -1,0 +1,7 @@
+"""Optimizers: the same names, arguments and state as in ``torch.optim``."""
+
+from fastconv.optim.adam import Adam
+from fastconv.optim.optimizer import Optimizer
+from fastconv.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "Optimizer"]

@@ -1,0 +1,70 @@
+"""SGD: stochastic gradient descent, with momentum if wanted."""
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import kernels
+from fastconv.autograd import Tensor
+from fastconv.optim.optimizer import Optimizer, at_least_zero
+
+
+class SGD(Optimizer):
+    """``param -= lr * step`` where, for each parameter and its gradient g::
+
+        g    = grad + weight_decay * param
+        v    = momentum * v + (1 - dampening) * g        (the first time: v = g)
+        step = g + momentum * v if nesterov else v       (without momentum: g)
+
+    Raises ValueError for a negative lr, momentum or weight_decay, and for `nesterov` without
+    momentum or with dampening. Source: Sutskever et al., "On the importance of initialization and
+    momentum in deep learning" (2013), in PyTorch's form.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        self._check(defaults)
+        super().__init__(params, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        at_least_zero("learning rate", group["lr"])
+        at_least_zero("momentum value", group["momentum"])
+        at_least_zero("weight_decay value", group["weight_decay"])
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
+        momentum = group["momentum"]
+        buffer, first = None, False
+        if momentum != 0:
+            buffer = self.state[param].get("momentum_buffer")
+            first = buffer is None
+            if first:
+                buffer = Tensor(np.empty(param.shape, param.dtype))
+        kernels.sgd_step(
+            param._array,
+            grad,
+            None if buffer is None else buffer._array,
+            lr=group["lr"],
+            momentum=momentum,
+            dampening=group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            first=first,
+        )
+        if first:
+            self.state[param]["momentum_buffer"] = buffer

@@ -1,0 +1,12 @@
+"""What PyTorch has in `torch.utils.data`; defined in `fastconv.data`."""
+
+from fastconv.data import (
+    DataLoader,
+    Dataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+    random_split,
+)
+
+__all__ = ["DataLoader", "Dataset", "Subset", "TensorDataset", "default_collate", "random_split"]

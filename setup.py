@@ -1,0 +1,82 @@
+"""Builds the one extension module, fastconv.kernels, from the door and all of src/. The rest is in pyproject.toml.
+
+FASTCONV_SANITIZE=1 builds it under AddressSanitizer and UndefinedBehaviorSanitizer.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+CYTHON_TYPES = {
+    "SIZE": "int64_t {}",
+    "SIZES": "int64_t {}[{}]",
+    "REAL": "double {}",
+    "IN": "const void *{}",
+    "OUT": "void *{}",
+    "INOUT": "void *{}",
+}
+
+
+def read_kernel_list():
+    """[(kernel, [(kind, field, length or None)])] from src/kernels.def."""
+    text = re.sub(r"/\*.*?\*/", "", (ROOT / "src/kernels.def").read_text(), flags=re.S)
+    text = text.replace("\\\n", " ")
+    groups = dict(re.findall(r"#define (\w+) (.*)", text))
+    kernels = []
+    for name, fields in re.findall(r"^KERNEL\((\w+), ((?:[^()]|\([^()]*\))*)\)", text, flags=re.M):
+        for group, expansion in groups.items():
+            fields = re.sub(rf"\b{group}\b", expansion, fields)
+        parsed = re.findall(r"(\w+)\((\w+)(?:, (\w+))?\)", fields)
+        kernels.append((name, [(kind, field, length or None) for kind, field, length in parsed]))
+    return kernels
+
+
+def write_declarations(path):
+    """Tell Cython what fastconv.h says of each kernel: declarations only, read from the one list."""
+    lines = ['cdef extern from "fastconv.h" nogil:', "    enum: FC_MAX_DIMS", "    ctypedef enum fc_kernel_id:"]
+    kernels = read_kernel_list()
+    lines += [f"        FC_{name}" for name, _ in kernels] + ["        FC_KERNEL_COUNT"]
+    for name, fields in kernels:
+        lines.append(f"    ctypedef struct {name}_args:")
+        lines += [f"        {CYTHON_TYPES[kind].format(field, length)}" for kind, field, length in fields]
+    text = "\n".join(lines) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def compiler_flags():
+    flags = ["-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+    flags += ["-fvisibility=hidden", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    if os.environ.get("FASTCONV_SANITIZE") == "1":
+        return (
+            flags + ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+            ["-fsanitize=address,undefined"],
+        )
+    return flags, []
+
+
+write_declarations(ROOT / "build/declarations/kernel_list.pxi")
+compile_flags, link_flags = compiler_flags()
+kernels = Extension(
+    "fastconv.kernels",
+    sources=["fastconv/kernels.pyx", "src/dispatch.c", "src/parallel.c", *sorted(map(str, Path("src/isa").glob("*.c")))],
+    depends=["src/fastconv.h", "src/kernels.def", *map(str, Path("src/kernels").iterdir()), "src/isa/target.h"],
+    include_dirs=["src", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("_GNU_SOURCE", None)],
+    extra_compile_args=compile_flags,
+    extra_link_args=["-pthread", *link_flags],
+)
+setup(
+    ext_modules=cythonize(
+        [kernels],
+        include_path=["build/declarations", "fastconv"],
+        build_dir="build/cython",
+        compiler_directives={"language_level": 3, "cdivision": True, "embedsignature": True},
+    )
+)

@@ -1,0 +1,58 @@
+/* Chooses the row of kernels: one table for each instruction set, the best that this processor runs, or a named one. */
+#include "fastconv.h"
+
+#include <string.h>
+
+#define KERNEL(name, fields) #name,
+const char *const fc_kernel_names[FC_KERNEL_COUNT] = {
+#include "kernels.def"
+};
+#undef KERNEL
+
+extern const fc_row fc_row_baseline[FC_DTYPE_COUNT];
+#if defined(__x86_64__)
+extern const fc_row fc_row_x86_v3[FC_DTYPE_COUNT];
+extern const fc_row fc_row_x86_v4[FC_DTYPE_COUNT];
+#endif
+
+typedef const fc_row (*row_pair)[FC_DTYPE_COUNT];
+
+/* __builtin_cpu_supports also asks whether the operating system saves the registers. */
+row_pair const *fc_available_rows(int *count) {
+    static row_pair available[3];
+    int found = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const int v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        available[found++] = &fc_row_x86_v4;
+    if (v3) available[found++] = &fc_row_x86_v3;
+#endif
+    available[found++] = &fc_row_baseline;
+    *count = found;
+    return available;
+}
+
+static row_pair current;
+
+int fc_select_isa(const char *name) {
+    int count;
+    row_pair const *rows = fc_available_rows(&count);
+    for (int i = 0; i < count; i++)
+        if (!strcmp((*rows[i])[0].isa, name)) {
+            current = rows[i];
+            return 1;
+        }
+    return 0;
+}
+
+static row_pair current_row(void) {
+    int count;
+    if (!current) current = fc_available_rows(&count)[0];
+    return current;
+}
+
+const char *fc_current_isa(void) { return (*current_row())[0].isa; }
+
+int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args) { return (*current_row())[dtype].kernel[id](args); }

@@ -1,0 +1,83 @@
+/* fastconv: the contract between the kernels (C) and the door (fastconv/kernels.pyx).
+ *
+ * Every kernel is a function `int kernel(const void *args)`, where args points to the struct that
+ * kernels.def lists for it. It returns 0, or FC_NO_MEMORY. One row holds all kernels for one dtype
+ * and one instruction set; picking a row picks both. Shapes and strides are counted in elements.
+ * The door has checked every argument: kernels trust shapes, strides and pointers.
+ */
+#ifndef FASTCONV_H
+#define FASTCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FC_MAX_DIMS 8 /* axes of a strided operand, after neighbours that form one axis were merged */
+#define FC_NO_MEMORY (-1)
+
+/* ---- the list: argument structs, identifiers, names ------------------------------------------ */
+
+/* Every field takes whole 8-byte words, so that a list of calls can be stored and replayed. */
+#define SIZE(name) int64_t name;
+#define SIZES(name, count) int64_t name[count];
+#define REAL(name) double name;
+#define IN(name) const void *name;
+#define OUT(name) void *name;
+#define INOUT(name) void *name;
+#define KERNEL(name, fields) typedef struct name##_args { fields } name##_args;
+#include "kernels.def"
+#undef KERNEL
+#undef SIZE
+#undef SIZES
+#undef REAL
+#undef IN
+#undef OUT
+#undef INOUT
+
+#define KERNEL(name, fields) FC_##name,
+typedef enum fc_kernel_id {
+#include "kernels.def"
+    FC_KERNEL_COUNT
+} fc_kernel_id;
+#undef KERNEL
+
+typedef int fc_kernel(const void *args);
+
+extern const char *const fc_kernel_names[FC_KERNEL_COUNT];
+
+/* ---- rows (dispatch.c) ------------------------------------------------------------------------ */
+
+typedef enum fc_dtype { FC_FLOAT32, FC_FLOAT64, FC_DTYPE_COUNT } fc_dtype;
+
+typedef struct fc_row {
+    const char *isa;
+    fc_kernel *kernel[FC_KERNEL_COUNT];
+} fc_row;
+
+/* Rows this processor can run, best first; count gets their number. */
+const fc_row (*const *fc_available_rows(int *count))[FC_DTYPE_COUNT];
+/* Make the named instruction set current; 0 when it is unknown or cannot run here. */
+int fc_select_isa(const char *name);
+const char *fc_current_isa(void);
+/* Run one kernel of the current row. */
+int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args);
+
+/* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */
+
+#define FC_MAX_THREADS 256
+#define FC_PARALLEL_WORK 6000.0 /* nanoseconds of work below which a second thread does not pay */
+
+typedef int fc_task(int64_t first, int64_t last, void *context);
+
+/* Run task over [0, count), split statically over at most fc_get_num_threads() threads; `work` is the
+ * expected total time in nanoseconds. Returns 0, or the error of a task. Results must not depend
+ * on the split. Runs in the calling thread alone when the pool is taken or the work is small. */
+int fc_parallel(int64_t count, double work, fc_task *task, void *context);
+void fc_set_num_threads(int threads);
+int fc_get_num_threads(void);
+
+/* Scratch memory of the calling thread, 64-byte aligned, kept from call to call; NULL when there is none.
+ * FC_SCRATCH_CALL belongs to the kernel that was called, FC_SCRATCH_TASK to the task that runs. */
+enum { FC_SCRATCH_CALL, FC_SCRATCH_TASK, FC_SCRATCH_COUNT };
+void *fc_scratch(int slot, size_t bytes);
+
+#endif

@@ -1,0 +1,89 @@
+"""Runs every kernel on arrays that lie against pages which must not be touched; see test_memory.py.
+
+A program of its own, because a stray access ends the process. Each array is laid against the end,
+and then against the start, of a mapping whose neighbouring pages are PROT_NONE.
+"""
+
+import ctypes
+import mmap
+import sys
+
+import numpy as np
+from examples import Example, examples
+from helpers import integers
+from test_conv2d import CASES
+
+from fastconv import kernels
+
+PAGE = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+
+
+def fenced(array, at_end):
+    pages = -(-array.nbytes // PAGE)
+    memory = mmap.mmap(-1, (pages + 2) * PAGE)
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    for fence in (0, (pages + 1) * PAGE):
+        if libc.mprotect(address + fence, PAGE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    start = (pages + 1) * PAGE - array.nbytes if at_end else PAGE
+    copy = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def fenced_channels_last(array, at_end):
+    if array.ndim != 4:
+        return fenced(array, at_end)
+    return np.moveaxis(fenced(np.moveaxis(array, 1, -1), at_end), -1, 1)
+
+
+def convolutions(dtype):
+    for case in CASES:
+        x, w, b, dy = case.arrays(np.random.default_rng(0), dtype, integers)
+        yield Example("conv2d_forward", (x, w, b), case.args)
+        yield Example("conv2d_backward_input", (dy, w), (case.size, *case.args))
+        yield Example("conv2d_backward_weight", (dy, x), (case.kernel, *case.args), out=False)
+
+
+def products(dtype):
+    rng = np.random.default_rng(0)
+    for m, n, k in ((1, 1, 1), (5, 17, 3), (13, 31, 20), (15, 33, 5), (29, 9, 200), (64, 64, 64)):
+        a, b, w = (integers(rng, shape, dtype) for shape in ((m, k), (k, n), (n, k)))
+        yield Example("gemm", (a, b))
+        yield Example("gemm", (a, w), options={"transpose_b": True})
+        yield Example("gemm", (a, a), options={"transpose_a": True})
+        yield Example("linear_forward", (a, w))
+
+
+def same(results, expected):
+    for result, wanted in zip(results, expected, strict=True):
+        if not np.array_equal(result, wanted, equal_nan=result.dtype.kind == "f"):
+            raise AssertionError(f"{result} is not {wanted}")
+
+
+def main():
+    for isa in kernels.available_isas():
+        kernels.set_isa(isa)
+        for dtype in (np.float32, np.float64):
+            small, large = examples(dtype, 1), examples(dtype, 3)
+            for e in (*small, *large, *convolutions(dtype), *products(dtype)):
+                for at_end in (True, False):
+                    print(isa, np.dtype(dtype), e.name, e.rest, at_end, flush=True)
+                    expected = e()
+                    out = {"out": fenced(expected[0], at_end)} if e.out else {}
+                    same(e(*(fenced(a, at_end) for a in e.arrays), **out), expected)
+                    same(e(*(fenced_channels_last(a, at_end) for a in e.arrays)), expected)
+
+
+def stray():
+    """One step too far, on purpose."""
+    array = fenced(np.zeros(5, np.float32), sys.argv[1] == "after")
+    place = array.ctypes.data + (array.nbytes if sys.argv[1] == "after" else -1)
+    ctypes.c_byte.from_address(place).value  # noqa: B018
+
+
+if __name__ == "__main__":
+    stray() if len(sys.argv) > 1 else main()
+    print("done")

@@ -1,0 +1,407 @@
+"""The oracle: what each kernel must compute, as loops in float64 that can be read. Slow, plain.
+
+Letters: N C H W batch, channels, height, width of the input; K filters; R S kernel height and
+width; P Q output height and width; x w b y input, weight, bias, output; dx dw db dy their
+gradients. A backward stands right under its forward and mirrors it.
+"""
+
+import math
+
+import numpy as np
+
+
+def pair(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+# Products --------------------------------------------------------------------------------------
+
+
+def gemm(a, b, c=None, alpha=1.0, beta=0.0):
+    """alpha * a @ b + beta * c, one dot product at a time; c is not looked at when beta is 0."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    y = np.zeros((a.shape[0], b.shape[1]))
+    for i, j in np.ndindex(y.shape):
+        y[i, j] = alpha * np.sum(a[i, :] * b[:, j])
+        if c is not None and beta != 0:
+            y[i, j] += beta * float(c[i, j])
+    return y
+
+
+def matmul(a, b):
+    """gemm for each matrix of a stack, stacks broadcast; a 1-D operand is a row or a column."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    rows = a[np.newaxis, :] if a.ndim == 1 else a
+    columns = b[:, np.newaxis] if b.ndim == 1 else b
+    stack = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    rows = np.broadcast_to(rows, (*stack, *rows.shape[-2:]))
+    columns = np.broadcast_to(columns, (*stack, *columns.shape[-2:]))
+    y = np.zeros((*stack, rows.shape[-2], columns.shape[-1]))
+    for place in np.ndindex(stack):
+        y[place] = gemm(rows[place], columns[place])
+    y = y[..., 0] if b.ndim == 1 else y
+    return (y[..., 0] if b.ndim == 1 else y[..., 0, :]) if a.ndim == 1 else y
+
+
+def product_bound(magnitude, terms, dtype):
+    """How far a sum of `terms` products may lie from the exact one, rounded in any order.
+
+    `magnitude` is the same product computed from absolute values, |a| @ |b|. A rounding error is
+    at most eps/2 of a partial sum, and n independent ones add up like sqrt(n) (Higham and Mary, A
+    new approach to probabilistic rounding error analysis, 2019): 4 + sqrt(n) leaves room for luck.
+    """
+    return (4 + math.sqrt(terms)) * np.finfo(dtype).eps * np.asarray(magnitude, float)
+
+
+def linear_forward(x, w, b=None):
+    """y = x @ w.T + b, x (..., in), w (out, in), b (out,) -> (..., out)."""
+    x, w = np.asarray(x, float), np.asarray(w, float)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    y = gemm(rows, w.T)
+    if b is not None:
+        y += np.asarray(b, float)
+    return y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def linear_backward_input(dy, w):
+    """dx = dy @ w."""
+    dy, w = np.asarray(dy, float), np.asarray(w, float)
+    rows = dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1])
+    return gemm(rows, w).reshape(*dy.shape[:-1], w.shape[1])
+
+
+def linear_backward_weight(dy, x):
+    """dw = dy.T @ x and db = the sum of dy over all but its last axis."""
+    dy, x = np.asarray(dy, float), np.asarray(x, float)
+    dy_rows = dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1])
+    x_rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return gemm(dy_rows.T, x_rows), dy_rows.sum(axis=0)
+
+
+# Convolution -----------------------------------------------------------------------------------
+
+
+def borders(padding, kernel_size, dilation):
+    """Any of the ways to write padding -> ((top, bottom), (left, right))."""
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        totals = [d * (r - 1) for r, d in zip(pair(kernel_size), pair(dilation), strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple(pair(side) for side in pair(padding))
+
+
+def windows(input_size, kernel_size, stride, padding, dilation):
+    """P, Q, and all (p, q, rows, columns): the slices of the padded plane that y[p, q] sees."""
+    (H, W), (R, S), (sh, sw), (dh, dw) = map(pair, (input_size, kernel_size, stride, dilation))
+    (top, bottom), (left, right) = borders(padding, kernel_size, dilation)
+    P = (top + H + bottom - dh * (R - 1) - 1) // sh + 1
+    Q = (left + W + right - dw * (S - 1) - 1) // sw + 1
+    places = [
+        (
+            p,
+            q,
+            slice(p * sh, p * sh + dh * (R - 1) + 1, dh),
+            slice(q * sw, q * sw + dw * (S - 1) + 1, dw),
+        )
+        for p, q in np.ndindex(P, Q)
+    ]
+    return P, Q, places
+
+
+def pad(x, padding, kernel_size, dilation):
+    return np.pad(np.asarray(x, float), ((0, 0), (0, 0), *borders(padding, kernel_size, dilation)))
+
+
+def crop(x, input_size, padding, kernel_size, dilation):
+    """The adjoint of pad: the frame is thrown away."""
+    (top, _), (left, _) = borders(padding, kernel_size, dilation)
+    return x[:, :, top : top + input_size[0], left : left + input_size[1]]
+
+
+def im2col(x, kernel_size, stride=1, padding=0, dilation=1):
+    """(N, C, H, W) -> (N, C*R*S, P*Q): column p*Q + q is the window under y[p, q], flattened."""
+    N, C, H, W = x.shape
+    R, S = pair(kernel_size)
+    P, Q, places = windows((H, W), kernel_size, stride, padding, dilation)
+    x = pad(x, padding, kernel_size, dilation)
+    cols = np.zeros((N, C * R * S, P * Q))
+    for p, q, rows, columns in places:
+        cols[:, :, p * Q + q] = x[:, :, rows, columns].reshape(N, C * R * S)
+    return cols
+
+
+def col2im(cols, output_size, kernel_size, stride=1, padding=0, dilation=1):
+    """(N, C*R*S, P*Q) -> (N, C, H, W): each column is added back to where im2col read it."""
+    (H, W), (R, S) = output_size, pair(kernel_size)
+    N, C = cols.shape[0], cols.shape[1] // (R * S)
+    _, Q, places = windows((H, W), kernel_size, stride, padding, dilation)
+    x = pad(np.zeros((N, C, H, W)), padding, kernel_size, dilation)
+    for p, q, rows, columns in places:
+        x[:, :, rows, columns] += cols[:, :, p * Q + q].reshape(N, C, R, S)
+    return crop(x, (H, W), padding, kernel_size, dilation)
+
+
+def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    """y[n,k,p,q] = b[k] + sum over c,r,s of w[k,c,r,s] * x[n, c of k's group, p*sh+r*dh, q*sw+s*dw]
+
+    where x is padded, and filter k sees the C/groups channels of group k // (K/groups).
+    """
+    (N, _, H, W), (K, C, R, S) = x.shape, w.shape
+    P, Q, places = windows((H, W), (R, S), stride, padding, dilation)
+    x, w = pad(x, padding, (R, S), dilation), np.asarray(w, float)
+    y = np.zeros((N, K, P, Q))
+    for n, k in np.ndindex(N, K):
+        first = k // (K // groups) * C
+        for p, q, rows, columns in places:
+            y[n, k, p, q] = np.sum(w[k] * x[n, first : first + C, rows, columns])
+        if b is not None:
+            y[n, k] += float(b[k])
+    return y
+
+
+def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, groups=1):
+    """dx: each dy[n,k,p,q] * w[k] is added to the window that y[n,k,p,q] saw."""
+    (N, K), (_, C, R, S), (H, W) = dy.shape[:2], w.shape, input_size
+    _, _, places = windows((H, W), (R, S), stride, padding, dilation)
+    dx, w = pad(np.zeros((N, C * groups, H, W)), padding, (R, S), dilation), np.asarray(w, float)
+    for n, k in np.ndindex(N, K):
+        first = k // (K // groups) * C
+        for p, q, rows, columns in places:
+            dx[n, first : first + C, rows, columns] += w[k] * float(dy[n, k, p, q])
+    return crop(dx, (H, W), padding, (R, S), dilation)
+
+
+def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, groups=1):
+    """dw[k] = the sum of dy[n,k,p,q] * the window that y[n,k,p,q] saw; db[k] = the sum of dy."""
+    (N, K), (_, C_all, H, W), (R, S) = dy.shape[:2], x.shape, pair(kernel_size)
+    C = C_all // groups
+    _, _, places = windows((H, W), (R, S), stride, padding, dilation)
+    x, dw = pad(x, padding, (R, S), dilation), np.zeros((K, C, R, S))
+    for n, k in np.ndindex(N, K):
+        first = k // (K // groups) * C
+        for p, q, rows, columns in places:
+            dw[k] += x[n, first : first + C, rows, columns] * float(dy[n, k, p, q])
+    return dw, np.asarray(dy, float).sum(axis=(0, 2, 3))
+
+
+# Pooling ---------------------------------------------------------------------------------------
+
+
+def pool_output_size(size, kernel, stride, padding, dilation, ceil_mode):
+    """floor or ceil of (size + 2 padding - dilation (kernel - 1) - 1) / stride, + 1.
+
+    With ceil, the last window must still start inside the input or its left padding.
+    """
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
+        count -= 1
+    return count
+
+
+def max_pool2d_forward(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """y[n,c,p,q] = the largest x of the window, and its place h*W + w in the plane of x.
+
+    Padding is never chosen. The first of equals is; a NaN beats all, and the last NaN is chosen.
+    A window of nothing but -inf gives its first element; one that lies outside x, -inf and -1.
+    """
+    N, C, H, W = x.shape
+    (R, S), (ph, pw), (dh, dw) = map(pair, (kernel_size, padding, dilation))
+    sh, sw = (R, S) if stride is None else pair(stride)
+    P = pool_output_size(H, R, sh, ph, dh, ceil_mode)
+    Q = pool_output_size(W, S, sw, pw, dw, ceil_mode)
+    y = np.full((N, C, P, Q), -np.inf)
+    indices = np.full((N, C, P, Q), -1)
+    for n, c, p, q in np.ndindex(N, C, P, Q):
+        for r, s in np.ndindex(R, S):
+            h, v = p * sh + r * dh - ph, q * sw + s * dw - pw
+            if not (0 <= h < H and 0 <= v < W):
+                continue
+            value = float(x[n, c, h, v])
+            if indices[n, c, p, q] < 0 or value > y[n, c, p, q] or math.isnan(value):
+                y[n, c, p, q], indices[n, c, p, q] = value, h * W + v
+    return y, indices
+
+
+def max_pool2d_backward(dy, indices, input_size):
+    """dx: each dy is added to the place in its plane where the maximum was found."""
+    N, C, P, Q = dy.shape
+    H, W = input_size
+    dx = np.zeros((N, C, H, W))
+    for n, c, p, q in np.ndindex(N, C, P, Q):
+        if indices[n, c, p, q] >= 0:
+            h, v = divmod(int(indices[n, c, p, q]), W)
+            dx[n, c, h, v] += float(dy[n, c, p, q])
+    return dx
+
+
+# Pointwise -------------------------------------------------------------------------------------
+
+
+def relu(x):
+    """x where x > 0 or x is NaN, else 0."""
+    return np.where(x > 0, x, np.where(np.isnan(x), np.nan, 0.0))
+
+
+def relu_backward(dy, y):
+    """dx = 0 where y <= 0, else dy: a NaN lets it through, as in PyTorch."""
+    return np.where(y <= 0, 0.0, dy)
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x), written so that nothing overflows."""
+    small = np.exp(-np.abs(np.asarray(x, float)))
+    return np.where(np.signbit(x), small, 1.0) / (1.0 + small)
+
+
+def bias_add(x, b):
+    """x (N, C, ...) + b (C,)."""
+    x, y = np.asarray(x, float), np.zeros(x.shape)
+    for c in range(x.shape[1]):
+        y[:, c] = x[:, c] + float(b[c])
+    return y
+
+
+# Softmax and the losses ------------------------------------------------------------------------
+
+
+def log_softmax(x, axis):
+    """x - m - log sum e^(x - m), with m the largest x along the axis."""
+    x = np.asarray(x, float)
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+def log_softmax_backward(dy, y, axis):
+    """dx = dy - e^y * sum dy."""
+    dy, y = np.asarray(dy, float), np.asarray(y, float)
+    return dy - np.exp(y) * dy.sum(axis=axis, keepdims=True)
+
+
+def softmax(x, axis):
+    """e^(x - m) / sum e^(x - m)."""
+    return np.exp(log_softmax(x, axis))
+
+
+def softmax_backward(dy, y, axis):
+    """dx = y * (dy - sum dy * y)."""
+    dy, y = np.asarray(dy, float), np.asarray(y, float)
+    return y * (dy - (dy * y).sum(axis=axis, keepdims=True))
+
+
+def reduce_loss(losses, weights, reduction):
+    """The losses themselves, their sum, or their mean weighted by `weights` (0/0 is NaN)."""
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    if reduction == "sum":
+        return total
+    return total / weights.sum() if weights.sum() != 0 else math.nan
+
+
+def nll_weights(target, weight, ignore_index):
+    """The weight of each target: weight[class], and 0 where it is to be ignored."""
+    weights = np.zeros(target.shape)
+    for place in np.ndindex(target.shape):
+        if target[place] != ignore_index:
+            weights[place] = 1.0 if weight is None else float(weight[target[place]])
+    return weights
+
+
+def nll_loss_forward(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
+    """-weight[t] * log_p[n, t, ...], t = target[n, ...]; the mean divides by the sum of weights."""
+    weights = nll_weights(target, weight, ignore_index)
+    losses = np.zeros(target.shape)
+    for n, *rest in np.ndindex(target.shape):
+        t = target[(n, *rest)]
+        if t != ignore_index:
+            losses[(n, *rest)] = -weights[(n, *rest)] * float(log_p[(n, t, *rest)])
+    return reduce_loss(losses, weights, reduction)
+
+
+def nll_loss_backward(dy, log_p, target, weight=None, ignore_index=-100, reduction="mean"):
+    """d log_p[n, t, ...] = -weight[t] * dy, divided by the sum of weights for the mean."""
+    weights = nll_weights(target, weight, ignore_index)
+    scale = weights.sum() if reduction == "mean" else 1.0
+    dy = np.broadcast_to(np.asarray(dy, float), target.shape)
+    dx = np.zeros(log_p.shape)
+    for n, *rest in np.ndindex(target.shape):
+        t = target[(n, *rest)]
+        if t != ignore_index:
+            dx[(n, t, *rest)] = -weights[(n, *rest)] * dy[(n, *rest)] / scale
+    return dx
+
+
+def mse_loss_forward(x, target, reduction="mean"):
+    """(x - target)^2, itself, summed or averaged."""
+    losses = (np.asarray(x, float) - np.asarray(target, float)) ** 2
+    return reduce_loss(losses, np.ones(losses.shape), reduction)
+
+
+def mse_loss_backward(dy, x, target, reduction="mean"):
+    """dx = 2 (x - target) dy, over the number of elements for the mean."""
+    dx = 2 * (np.asarray(x, float) - np.asarray(target, float)) * np.asarray(dy, float)
+    return dx / max(dx.size, 1) if reduction == "mean" else dx
+
+
+# Random numbers, as PyTorch's CPU generator makes them from 32-bit words ------------------------
+
+
+def random_uniform(words, low, high, bits):
+    """low + (high - low) u: u is the low 24 bits of a word, or the low 53 of two, as a fraction."""
+    words = [int(word) for word in words]
+    if bits == 53:
+        pairs = zip(words[::2], words[1::2], strict=True)
+        words = [first << 32 | second for first, second in pairs]
+    return np.array([low + (high - low) * (word % 2**bits / 2**bits) for word in words], float)
+
+
+def random_normal(u, n, mean, std):
+    """Box and Muller: of each 16 numbers, 8 give radii sqrt(-2 log(1 - u)), 8 angles 2 pi u.
+
+    When 16 does not divide n, 16 more numbers at the end of u make the last 16 results.
+    """
+    u, y = np.asarray(u, float), np.zeros(n)
+    blocks = [(start, start) for start in range(0, n - 15, 16)]
+    if n % 16:
+        blocks.append((n, n - 16))
+    for source, target in blocks:
+        for j in range(8):
+            radius = math.sqrt(-2 * math.log1p(-u[source + j]))
+            angle = 2 * math.pi * u[source + j + 8]
+            y[target + j] = mean + std * radius * math.cos(angle)
+            y[target + j + 8] = mean + std * radius * math.sin(angle)
+    return y
+
+
+# Optimizer steps -------------------------------------------------------------------------------
+
+
+def sgd_step(
+    param, grad, buffer, *, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, first=True
+):
+    """g = grad + weight_decay p;  v = momentum v + (1 - dampening) g, at first v = g;
+
+    p -= lr * (g + momentum v if nesterov else v). Returns the new p and v (None without momentum).
+    """
+    param, grad = np.asarray(param, float), np.asarray(grad, float)
+    grad = grad + weight_decay * param
+    if momentum == 0:
+        return param - lr * grad, None
+    buffer = grad if first else momentum * np.asarray(buffer, float) + (1 - dampening) * grad
+    return param - lr * (grad + momentum * buffer if nesterov else buffer), buffer
+
+
+def adam_step(param, grad, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
+    """g = grad + weight_decay p;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+
+    p -= lr * m^ / (sqrt(v^) + eps), m^ = m / (1 - beta1^step), v^ = v / (1 - beta2^step).
+    Returns the new p, m, v. Kingma and Ba, Adam, 2015, with L2 regularisation as in torch.
+    """
+    param, grad, m, v = (np.asarray(array, float) for array in (param, grad, m, v))
+    grad = grad + weight_decay * param
+    m = beta1 * m + (1 - beta1) * grad
+    v = beta2 * v + (1 - beta2) * grad * grad
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    return param - lr * m_hat / (np.sqrt(v_hat) + eps), m, v

@@ -1,0 +1,412 @@
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+import reference as ref
+from helpers import check, integers
+from test_bad_arrays import REFUSALS, giant, quick_and_small  # noqa: F401
+
+from fastconv import kernels
+
+X, W, B = (
+    np.ones((2, 4, 5, 6), np.float32),
+    np.ones((6, 4, 3, 3), np.float32),
+    np.ones(6, np.float32),
+)
+DY = np.ones((2, 6, 3, 4), np.float32)  # of X and W
+COLS = np.ones((2, 36, 12), np.float32)  # of X under 3 x 3
+HUGE = (2**31, 2**40, 2**62, 2**63 - 1, 2**63, 2**64, 10**30)
+TOO_BIG = (ValueError, MemoryError, OverflowError, TypeError)
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    "arrays,options",
+    [
+        ((ones(4, 5, 6), W), {}),
+        ((ones(1, 2, 4, 5, 6), W), {}),
+        ((X, ones(6, 4, 3)), {}),
+        ((X, ones(4)), {}),
+        ((ones(), W), {}),
+        ((ones(2, 3, 5, 6), W), {}),  # channels
+        ((ones(2, 8, 5, 6), W), {}),
+        ((X, W, ones(5)), {}),
+        ((X, W, ones(6, 1)), {}),
+        ((X, W, ones()), {}),
+        ((X, W), {"groups": 2}),
+        ((X, ones(6, 2, 3, 3)), {}),
+        ((X, ones(5, 2, 3, 3)), {"groups": 2}),  # filters do not divide
+        ((ones(2, 5, 5, 6), ones(6, 2, 3, 3)), {"groups": 2}),  # channels do not divide
+        ((X, W), {"groups": 0}),
+        ((X, W), {"groups": -1}),
+        ((X, W), {"groups": 2**40}),
+        ((X, ones(6, 4, 6, 3)), {}),  # larger than the input
+        ((X, ones(6, 4, 3, 7)), {}),
+        ((X, ones(6, 4, 8, 3)), {"padding": 1}),
+        ((X, W), {"dilation": 3}),
+        ((ones(2, 4, 0, 6), W), {"padding": 1}),
+        ((ones(2, 4, 0, 6), ones(6, 4, 1, 1)), {}),
+        ((X, ones(6, 4, 0, 3)), {}),
+        ((X, ones(6, 4, 3, 0)), {}),
+        ((X, W), {"stride": 0}),
+        ((X, W), {"stride": (1, 0)}),
+        ((X, W), {"stride": -1}),
+        ((X, W), {"dilation": 0}),
+        ((X, W), {"dilation": (1, -2)}),
+        ((X, W), {"padding": -1}),
+        ((X, W), {"padding": (0, -1)}),
+        ((X, W), {"padding": ((0, 0), (0, -1))}),
+        ((X, W), {"padding": "same", "stride": 2}),
+        ((X, W), {"padding": "full"}),
+        ((X, W), {"padding": ""}),
+    ],
+)
+def test_conv2d_forward_refuses(arrays, options):
+    with pytest.raises(ValueError):
+        kernels.conv2d_forward(*arrays, **options)
+
+
+NOT_INTEGERS = [1.5, 2.0, "2", None, 1j, (1, 2, 3), (1,), (), ((1, 2), 3, 4), [[1]]]
+
+
+@pytest.mark.parametrize("wrong", NOT_INTEGERS, ids=repr)
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
+def test_parameters_that_are_no_integers(name, wrong):
+    for function, given in (
+        (kernels.conv2d_forward, (X, W)),
+        (kernels.conv2d_backward_input, (DY, W, (5, 6))),
+        (kernels.conv2d_backward_weight, (DY, X, (3, 3))),
+        (kernels.max_pool2d_forward, (X, 2)),
+        (kernels.im2col, (X, 3)),
+        (kernels.col2im, (COLS, (5, 6), 3)),
+    ):
+        no_groups = name == "groups" and function.__name__[:4] != "conv"
+        if no_groups or (wrong is None and name == "stride" and "pool" in function.__name__):
+            continue
+        if wrong == (1,) and name != "groups":
+            continue  # torch expands it; so may we
+        with pytest.raises(REFUSALS):
+            function(*given, **{name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [*NOT_INTEGERS, 0, -1, (2, 0), (2, -1)], ids=repr)
+def test_sizes_that_are_no_sizes(wrong):
+    for call in (
+        lambda: kernels.max_pool2d_forward(X, wrong),
+        lambda: kernels.im2col(X, wrong),
+        lambda: kernels.col2im(COLS, (5, 6), wrong),
+        lambda: kernels.conv2d_backward_weight(DY, X, wrong),
+    ):
+        if wrong == (1,):
+            continue
+        with pytest.raises(REFUSALS):
+            call()
+
+
+@pytest.mark.parametrize(
+    "size", [*NOT_INTEGERS, 5, (5, -6), (-5, -6), (2, 4, 5), (2, 5, 5, 6), (5, 7), (0, 0)], ids=repr
+)
+def test_input_sizes_that_do_not_fit(size):
+    dy_pool, indices = kernels.max_pool2d_forward(X, 2)
+    for call in (
+        lambda: kernels.conv2d_backward_input(DY, W, size),
+        lambda: kernels.col2im(COLS, size, 3),
+    ):
+        with pytest.raises(REFUSALS):
+            call()
+    if size != (5, 7):  # a pool's input may be larger than its windows reach
+        with pytest.raises((IndexError, *REFUSALS)):
+            kernels.max_pool2d_backward(dy_pool, indices, size)
+
+
+def test_integers_of_any_kind_are_integers():
+    expected = kernels.conv2d_forward(X, W, None, 1, 1, 1, 1)
+    for one in (True, np.int64(1), np.uint8(1), [1, 1], (np.int32(1), True), np.array(1)):
+        check(kernels.conv2d_forward(X, W, None, one, one, one), expected)
+    check(kernels.conv2d_forward(X, W, None, 1, ((1, 1), (1, 1))), expected)
+    check(kernels.conv2d_forward(X, W, None, 1, [[1, 1], [1, 1]]), expected)
+
+
+@pytest.mark.parametrize(
+    "arrays,options",
+    [
+        ((ones(4, 5, 6), W, (5, 6)), {}),
+        ((ones(2, 5, 3, 4), W, (5, 6)), {}),  # filters
+        ((ones(2, 6, 3, 5), W, (5, 6)), {}),
+        ((DY, W, (5, 6)), {"padding": 1}),
+        ((DY, W, (5, 6)), {"groups": 2}),
+        ((DY, W, (2, 3, 5, 6)), {}),
+        ((DY, W, (5, 6)), {"stride": 0}),
+    ],
+)
+def test_conv2d_backward_input_refuses(arrays, options):
+    if options == {"groups": 2}:
+        assert kernels.conv2d_backward_input(*arrays, **options).shape == (2, 8, 5, 6)
+        options = {"groups": 4}
+    with pytest.raises(ValueError):
+        kernels.conv2d_backward_input(*arrays, **options)
+
+
+@pytest.mark.parametrize(
+    "arrays,options",
+    [
+        ((DY, ones(3, 4, 5, 6), (3, 3)), {}),  # batches differ
+        ((DY, ones(4, 5, 6), (3, 3)), {}),
+        ((DY, X, (3, 4)), {}),
+        ((DY, X, (3, 3)), {"stride": 2}),
+        ((DY, X, (3, 3)), {"groups": 3}),
+        ((DY, X, (3, 3)), {"groups": 4}),
+        ((DY, X, (9, 9)), {}),
+    ],
+)
+def test_conv2d_backward_weight_refuses(arrays, options):
+    with pytest.raises(ValueError):
+        kernels.conv2d_backward_weight(*arrays, **options)
+
+
+@pytest.mark.parametrize(
+    "x,args",
+    [
+        (ones(4, 5, 6), (2,)),
+        (ones(1, 1, 4, 5, 6), (2,)),
+        (X, (2, 2, 2)),  # padding beyond half the kernel
+        (X, (3, 1, 2)),
+        (X, (3, 1, (2, 0))),
+        (X, (2, 0)),
+        (X, (2, -1)),
+        (X, (2, 2, -1)),
+        (X, (2, 2, 0, 0)),
+        (X, (6,)),
+        (X, (3, 1, 0, 3)),
+        (ones(2, 4, 0, 6), (1,)),
+        (X, (2, 2, ((0, 1), (0, 1)))),
+        (X, (2, 2, "same")),
+    ],
+)
+def test_max_pool2d_forward_refuses(x, args):
+    with pytest.raises(REFUSALS):
+        kernels.max_pool2d_forward(x, *args)
+
+
+@pytest.mark.parametrize("index", [30, 31, 2**31 - 1, -2, -(2**31), 2**31, 2**40, -(2**63)])
+def test_max_pool2d_backward_refuses_an_index_outside_its_plane(isa, index):
+    for place in ((0, 0, 0, 0), (1, 3, 1, 2)):
+        dy, indices = kernels.max_pool2d_forward(X, 2)
+        indices = indices.astype(np.int64 if abs(index) > 2**31 - 1 else np.int32)
+        indices[place] = index
+        with pytest.raises(IndexError):
+            kernels.max_pool2d_backward(dy, indices, (5, 6))
+
+
+def test_max_pool2d_backward_refuses_indices_that_do_not_fit():
+    dy, indices = kernels.max_pool2d_forward(X, 2)
+    for wrong in (
+        indices[:1],
+        indices[..., None],
+        indices.reshape(-1),
+        indices.astype(float),
+        indices.astype(np.float32),
+        indices.astype(complex),
+        indices.astype(object),
+        indices.astype(bool),
+        None,
+        "indices",
+    ):
+        with pytest.raises(REFUSALS):
+            kernels.max_pool2d_backward(dy, wrong, (5, 6))
+    with pytest.raises(REFUSALS):
+        kernels.max_pool2d_backward(dy, indices, (1, 4, 5, 6))
+    with pytest.raises((IndexError, *REFUSALS)):
+        kernels.max_pool2d_backward(dy, indices, (1, 1))
+
+
+def test_a_window_outside_the_input(isa, dtype):
+    """Dilation can carry every tap past it: -inf, and a gradient that goes nowhere."""
+    x = np.ones((1, 1, 3, 3), dtype)
+    y, indices = kernels.max_pool2d_forward(x, 2, 1, 1, 4)
+    check(y, np.full((1, 1, 1, 1), -np.inf))
+    check(kernels.max_pool2d_backward(np.ones_like(y), indices, (3, 3)), np.zeros((1, 1, 3, 3)))
+
+
+@pytest.mark.parametrize("huge", HUGE)
+@pytest.mark.parametrize("name", ["kernel_size", "padding", "dilation", "output_size"])
+def test_huge_geometry_is_refused(quick_and_small, huge, name):  # noqa: F811
+    options = {"kernel_size": 2, "padding": 0, "dilation": 1, "output_size": 3, name: huge}
+    size, k, padding = options["output_size"], options["kernel_size"], options["padding"]
+    dilation = options["dilation"]
+    small = ones(1, 1, 3, 3)
+    w = ones(1, 1, 2, 2)
+    calls = [
+        lambda: kernels.im2col(small, k, padding=padding, dilation=dilation),
+        lambda: kernels.max_pool2d_forward(small, k, 1, padding, dilation),
+        lambda: kernels.max_pool2d_forward(small, k, 1, padding, dilation, True),
+        lambda: kernels.conv2d_forward(small, w, None, 1, padding, dilation),
+        lambda: kernels.conv2d_forward(small, w, None, 1, ((0, padding), (padding, 0)), dilation),
+        lambda: kernels.col2im(ones(1, 4, 4), (size, size), k, padding=padding, dilation=dilation),
+        lambda: kernels.conv2d_backward_input(small, w, (size, size), 1, padding, dilation),
+        lambda: kernels.conv2d_backward_weight(small, small, (k, k), 1, padding, dilation),
+        lambda: kernels.max_pool2d_backward(
+            ones(1, 1, 1, 1), np.zeros((1, 1, 1, 1), int), (size, size)
+        ),
+    ]
+    needs = {
+        "kernel_size": (0, 1, 2, 5, 7),
+        "padding": (0, 1, 2, 3, 4, 5, 6, 7),
+        "dilation": (0, 1, 2, 3, 4, 5, 6, 7),
+        "output_size": (5, 6, 8),
+    }
+    for i in needs[name]:
+        with pytest.raises(TOO_BIG):
+            calls[i]()
+
+
+@pytest.mark.parametrize("huge", HUGE)
+def test_a_huge_stride_is_a_single_window_or_refused(isa, huge):
+    x, w = ones(1, 2, 3, 4), ones(5, 2, 2, 2)
+    for call, expected in (
+        (lambda: kernels.conv2d_forward(x, w, None, huge), np.full((1, 5, 1, 1), 8.0)),
+        (lambda: kernels.max_pool2d_forward(x, 2, huge)[0], np.ones((1, 2, 1, 1))),
+        (lambda: kernels.max_pool2d_forward(x, 2, huge, 1, 1, True)[0], np.ones((1, 2, 1, 1))),
+        (lambda: kernels.im2col(x, 2, stride=huge), np.ones((1, 8, 1))),
+        (
+            lambda: kernels.conv2d_backward_input(ones(1, 5, 1, 1), w, (3, 4), huge),
+            ref.conv2d_backward_input(ones(1, 5, 1, 1), w, (3, 4), 100),
+        ),
+        (
+            lambda: kernels.conv2d_backward_weight(ones(1, 5, 1, 1), x, (2, 2), huge)[0],
+            np.ones((5, 2, 2, 2)),
+        ),
+    ):
+        try:
+            y = call()
+        except TOO_BIG:
+            assert huge >= 2**31
+        else:
+            check(y, expected)
+
+
+def test_huge_geometry_over_an_empty_batch(quick_and_small):  # noqa: F811
+    for call in (
+        lambda: kernels.conv2d_forward(ones(0, 1, 3, 3), ones(1, 1, 2, 2), None, 1, 2**62),
+        lambda: kernels.im2col(ones(0, 1, 3, 3), 2, padding=2**40),
+        lambda: kernels.col2im(ones(0, 4, 4), (2**40, 2**40), 2),
+        lambda: kernels.max_pool2d_backward(
+            ones(0, 1, 1, 1), np.zeros((0, 1, 1, 1), np.int32), (2**62, 2**62)
+        ),
+    ):
+        with contextlib.suppress(*TOO_BIG):
+            assert call().size == 0
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5, 6), (2, 0, 5, 6), (0, 0, 5, 6)])
+def test_nothing_in_the_batch_or_no_channels(isa, dtype, shape):
+    """Allowed everywhere: y is empty, or the bias alone; gradients are zero."""
+    x, w, b = np.ones(shape, dtype), np.ones((3, shape[1], 2, 2), dtype), np.ones(3, dtype)
+    y = kernels.conv2d_forward(x, w, b)
+    check(y, np.ones((shape[0], 3, 4, 5)))
+    check(kernels.conv2d_backward_input(y, w, (5, 6)), np.zeros(shape) + 3)
+    dw, db = kernels.conv2d_backward_weight(y, x, (2, 2))
+    check(dw, np.zeros(w.shape))
+    check(db, np.full(3, 20.0 * shape[0]))
+    y, indices = kernels.max_pool2d_forward(x, 2)
+    assert y.shape == indices.shape == (*shape[:2], 2, 3)
+    check(kernels.max_pool2d_backward(y, indices, (5, 6)), np.zeros(shape))
+    cols = kernels.im2col(x, 2)
+    assert cols.shape == (shape[0], 4 * shape[1], 20)
+    if shape[1]:
+        check(kernels.col2im(cols, (5, 6), 2), np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "arrays,options",
+    [
+        ((ones(3), ones(3, 2)), {}),
+        ((ones(3, 2), ones(2)), {}),
+        ((ones(3, 2), ones(3, 2)), {}),
+        ((ones(3, 2), ones(2, 2, 4)), {}),
+        ((ones(3, 2), ones(2, 4), ones(3)), {"beta": 1.0}),
+        ((ones(3, 2), ones(2, 4), ones(4, 3)), {"beta": 1.0}),
+        ((ones(3, 2), ones(2, 4)), {"transpose_a": True}),
+        ((ones(3, 2), ones(2, 4)), {"transpose_b": True}),
+        ((ones(3, 2), ones(2, 4)), {"beta": 1.0}),
+        ((ones(3, 2), ones(2, 4)), {"alpha": "1"}),
+        ((ones(3, 2), ones(2, 4)), {"alpha": None}),
+        ((ones(3, 2), ones(2, 4)), {"alpha": 1j}),
+    ],
+)
+def test_gemm_refuses(arrays, options):
+    with pytest.raises(REFUSALS):
+        kernels.gemm(*arrays, **options)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((), (3,)), ((3,), ()), ((3,), (4,)), ((2, 3), (4, 3)), ((2, 2, 3), (3, 3, 2))]
+)
+def test_matmul_refuses(shapes):
+    with pytest.raises(ValueError):
+        kernels.matmul(*(ones(*shape) for shape in shapes))
+
+
+def test_operands_that_do_not_broadcast():
+    for name in ("add", "pow", "eq"):
+        with pytest.raises(ValueError):
+            getattr(kernels, name)(ones(3), ones(4))
+    with pytest.raises(ValueError):
+        kernels.where(np.ones((2, 2), bool), ones(3), ones(3))
+    for x, b in itertools.product(
+        (ones(2, 3), ones(2, 3, 4)), (ones(2), ones(4), ones(1, 3), ones())
+    ):
+        with pytest.raises(ValueError):
+            kernels.bias_add(x, b)
+    for wrong in ("1", [1.0, 2.0, "x"], 1j):
+        with pytest.raises(REFUSALS):
+            kernels.add(ones(3), wrong)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+def test_labels_out_of_range(isa, rng, dtype):
+    log_p = integers(rng, (4, 3), np.float32)
+    for wrong in (3, 2**31 - 1, -1, -(2**31)):
+        if not np.iinfo(dtype).min <= wrong <= np.iinfo(dtype).max:
+            continue
+        target = np.array([0, 1, 2, wrong], dtype)
+        for reduction in ("none", "mean", "sum"):
+            with pytest.raises((IndexError, ValueError)):
+                kernels.nll_loss_forward(log_p, target, reduction=reduction)
+            dy = ones(4) if reduction == "none" else ones()
+            with pytest.raises((IndexError, ValueError)):
+                kernels.nll_loss_backward(dy, log_p, target, None, -100, reduction)
+
+
+def test_losses_refuse():
+    log_p, target = ones(4, 3), np.array([0, 1, 2, 0])
+    for call in (
+        lambda: kernels.nll_loss_forward(log_p, target[:3]),
+        lambda: kernels.nll_loss_forward(log_p, target[:, None]),
+        lambda: kernels.nll_loss_forward(log_p, target.astype(np.float32)),
+        lambda: kernels.nll_loss_forward(log_p, target, ones(4)),
+        lambda: kernels.nll_loss_forward(log_p, target, ones(3, 1)),
+        lambda: kernels.nll_loss_forward(log_p, target, reduction="average"),
+        lambda: kernels.nll_loss_forward(log_p, target, reduction=None),
+        lambda: kernels.nll_loss_forward(log_p, target, ignore_index=1.5),
+        lambda: kernels.nll_loss_forward(log_p, target, ignore_index="0"),
+        lambda: kernels.nll_loss_backward(ones(), log_p, target, None, 1.5, "mean"),
+        lambda: kernels.nll_loss_forward(ones(), target),
+        lambda: kernels.nll_loss_backward(ones(3), log_p, target, None, -100, "none"),
+        lambda: kernels.nll_loss_backward(ones(4), log_p, target, None, -100, "mean"),
+        lambda: kernels.mse_loss_forward(ones(3), ones(4)),
+        lambda: kernels.mse_loss_forward(ones(3), ones(3), "average"),
+        lambda: kernels.mse_loss_backward(ones(4), ones(3), ones(3), "none"),
+        lambda: kernels.mse_loss_backward(ones(3), ones(3), ones(3), "mean"),
+    ):
+        with pytest.raises(REFUSALS):
+            call()
+
+
+def test_giant_filters(quick_and_small):  # noqa: F811
+    with pytest.raises(TOO_BIG):
+        kernels.conv2d_backward_input(giant(1, 2**30, 1, 1), giant(2**30, 2**30, 1, 1), (1, 1))

@@ -1,0 +1,266 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import reference as ref
+from helpers import (
+    AWKWARD,
+    check,
+    covers,
+    guarded,
+    integers,
+    normal,
+    numeric_slope,
+)
+
+from fastconv import kernels
+
+
+@dataclass
+class Case:
+    """One convolution: x (N, C, H, W), K filters R x S."""
+
+    x: tuple
+    K: int
+    kernel: tuple
+    stride: object = 1
+    padding: object = 0
+    dilation: object = 1
+    groups: int = 1
+
+    @property
+    def w(self):
+        return (self.K, self.x[1] // self.groups, *self.kernel)
+
+    @property
+    def size(self):
+        return self.x[2:]
+
+    @property
+    def args(self):
+        return self.stride, self.padding, self.dilation, self.groups
+
+    @property
+    def y(self):
+        P, Q, _ = ref.windows(self.size, self.kernel, self.stride, self.padding, self.dilation)
+        return (self.x[0], self.K, P, Q)
+
+    def arrays(self, rng, dtype, draw=normal):
+        """x, w, b and dy."""
+        return [draw(rng, shape, dtype) for shape in (self.x, self.w, (self.K,), self.y)]
+
+
+CASES = [
+    Case((1, 1, 1, 1), 1, (1, 1)),
+    Case((2, 1, 8, 8), 6, (3, 3)),
+    Case((1, 6, 7, 9), 16, (3, 3)),
+    Case((2, 3, 5, 6), 4, (3, 3), padding=1),
+    Case((1, 3, 9, 8), 5, (3, 3), stride=2, padding=1),
+    Case((1, 3, 11, 10), 7, (7, 7), stride=2, padding=3),
+    Case((2, 5, 4, 3), 15, (1, 1)),
+    Case((1, 17, 5, 5), 33, (1, 1)),
+    Case((1, 4, 7, 7), 6, (1, 1), stride=2),
+    Case((2, 4, 3, 4), 3, (1, 1), padding=2),
+    Case((1, 2, 6, 7), 3, (2, 4), stride=(1, 2), padding=(1, 0)),
+    Case((1, 2, 8, 9), 3, (3, 2), stride=(3, 1), dilation=(1, 3)),
+    Case((1, 2, 9, 9), 2, (3, 3), padding=2, dilation=2),
+    Case((1, 2, 10, 11), 2, (3, 3), stride=2, padding=3, dilation=3),
+    Case((1, 2, 5, 6), 3, (3, 3), padding=((1, 0), (0, 2))),
+    Case((1, 2, 5, 6), 3, (3, 3), stride=2, padding=((0, 2), (2, 1))),
+    Case((1, 2, 5, 6), 3, (3, 3), padding="same"),
+    Case((1, 2, 5, 6), 3, (4, 2), padding="same"),
+    Case((1, 2, 6, 5), 3, (2, 3), padding="same", dilation=(3, 2)),
+    Case((1, 2, 5, 6), 3, (3, 3), stride=2, padding="valid"),
+    Case((2, 4, 5, 5), 6, (3, 3), padding=1, groups=2),
+    Case((1, 6, 6, 5), 6, (3, 3), padding=1, groups=6),
+    Case((1, 3, 6, 7), 9, (3, 3), stride=2, padding=1, groups=3),
+    Case((2, 4, 5, 5), 2, (1, 1), groups=2),
+    Case((1, 1, 3, 3), 1, (3, 3)),
+    Case((3, 2, 3, 4), 2, (3, 4)),
+    Case((1, 1, 1, 40), 3, (1, 5), padding=(0, 2)),
+    Case((1, 2, 40, 1), 2, (5, 1), stride=(3, 1)),
+    Case((1, 1, 2, 2), 2, (2, 2), padding=3, stride=2),
+    Case((1, 2, 6, 6), 14, (3, 3)),
+    Case((1, 2, 5, 9), 13, (2, 2)),
+    Case((1, 70, 4, 4), 5, (3, 3), padding=1),
+    Case((1, 2, 3, 100), 2, (3, 3), padding=1),
+    Case((4, 3, 2, 2), 3, (2, 2), stride=2, padding=1),
+    Case((1, 1, 5, 5), 2, (2, 2), stride=4),
+]
+# The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512.
+DEEP = [
+    Case((1, 64, 3, 3), 3, (3, 3), padding=1),
+    Case((1, 3, 3, 3), 64, (3, 3), padding=1),
+    Case((3, 2, 14, 15), 3, (3, 3), padding=1),
+    Case((5, 1, 20, 20), 2, (3, 3)),
+    Case((5, 4, 20, 19), 6, (2, 2), groups=2),
+]
+EMPTY = [
+    Case((0, 3, 5, 5), 4, (3, 3), padding=1),
+    Case((2, 0, 5, 5), 4, (3, 3), padding=1),
+    Case((0, 4, 5, 5), 4, (3, 3), stride=2, groups=2),
+]
+
+cases = pytest.mark.parametrize("case", CASES + DEEP + EMPTY, ids=str)
+few_cases = pytest.mark.parametrize("case", CASES[3:24:3], ids=str)
+
+
+def terms_of(case):
+    """How many products meet in one element of y, of dx and of dw."""
+    K, C, R, S = case.w
+    N, _, P, Q = case.y
+    return C * R * S + 1, K // case.groups * R * S, N * P * Q
+
+
+@covers("conv2d_forward")
+@cases
+def test_forward(isa, dtype, rng, case):
+    x, w, b, _ = case.arrays(rng, dtype)
+    size = ref.conv2d_forward(abs(x), abs(w), abs(b), *case.args)
+    bound = ref.product_bound(size, terms_of(case)[0], dtype)
+    check(
+        kernels.conv2d_forward(x, w, b, *case.args), ref.conv2d_forward(x, w, b, *case.args), bound
+    )
+    check(
+        kernels.conv2d_forward(x, w, None, *case.args),
+        ref.conv2d_forward(x, w, None, *case.args),
+        bound,
+    )
+
+
+@covers("conv2d_backward_input")
+@cases
+def test_backward_input(isa, dtype, rng, case):
+    _, w, _, dy = case.arrays(rng, dtype)
+    size = ref.conv2d_backward_input(abs(dy), abs(w), case.size, *case.args)
+    check(
+        kernels.conv2d_backward_input(dy, w, case.x, *case.args),
+        ref.conv2d_backward_input(dy, w, case.size, *case.args),
+        ref.product_bound(size, terms_of(case)[1], dtype),
+    )
+
+
+@covers("conv2d_backward_weight")
+@cases
+def test_backward_weight(isa, dtype, rng, case):
+    x, _, _, dy = case.arrays(rng, dtype)
+    given = case.kernel, *case.args
+    results = kernels.conv2d_backward_weight(dy, x, *given)
+    sizes = ref.conv2d_backward_weight(abs(dy), abs(x), *given)
+    expected = ref.conv2d_backward_weight(dy, x, *given)
+    for name, d, e, size in zip(("dw", "db"), results, expected, sizes, strict=True):
+        check(d, e, ref.product_bound(size, terms_of(case)[2], dtype), name)
+    dw, db = kernels.conv2d_backward_weight(dy, x, *given, bias=False)
+    assert db is None
+    check(dw, expected[0], ref.product_bound(sizes[0], terms_of(case)[2], dtype))
+
+
+@cases
+def test_integers_are_exact_and_nothing_else_is_written(isa, dtype, rng, case):
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    with guarded(case.y, dtype) as out:
+        assert kernels.conv2d_forward(x, w, b, *case.args, out=out) is out
+        check(out, ref.conv2d_forward(x, w, b, *case.args))
+    with guarded(case.x, dtype) as out:
+        assert kernels.conv2d_backward_input(dy, w, case.size, *case.args, out=out) is out
+        check(out, ref.conv2d_backward_input(dy, w, case.size, *case.args))
+    results = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    for d, e in zip(results, expected, strict=True):
+        check(d, e)
+
+
+@covers("im2col", "col2im")
+@pytest.mark.parametrize("case", [c for c in CASES + EMPTY if c.groups == 1], ids=str)
+def test_im2col_and_col2im(isa, dtype, rng, case):
+    x = integers(rng, case.x, dtype)
+    options = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation}
+    expected = ref.im2col(x, case.kernel, **options)
+    check(kernels.im2col(x, case.kernel, **options), expected)
+    with guarded(expected.shape, dtype) as out:
+        assert kernels.im2col(x, case.kernel, **options, out=out) is out
+        check(out, expected)
+    cols = integers(rng, expected.shape, dtype)
+    expected = ref.col2im(cols, case.size, case.kernel, **options)
+    check(kernels.col2im(cols, case.size, case.kernel, **options), expected)
+    with guarded(expected.shape, dtype) as out:
+        assert kernels.col2im(cols, case.size, case.kernel, **options, out=out) is out
+        check(out, expected)
+    # <im2col x, cols> = <x, col2im cols>: each is the other's adjoint.
+    unfolded = kernels.im2col(x, case.kernel, **options)
+    folded = kernels.col2im(cols, case.size, case.kernel, **options)
+    assert np.vdot(unfolded, cols) == np.vdot(x, folded)
+
+
+@cases
+def test_the_three_passes_are_adjoint(isa, dtype, rng, case):
+    """<conv x, dy> = <x, dx> = <w, dw>, and <b, db> for the bias: exact on integers."""
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    y = kernels.conv2d_forward(x, w, None, *case.args)
+    dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args)
+    dw, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    assert np.vdot(y, dy) == np.vdot(x, dx) == np.vdot(w, dw)
+    assert np.vdot(kernels.conv2d_forward(x, w, b, *case.args) - y, dy) == np.vdot(b, db)
+
+
+@few_cases
+def test_gradients_by_central_difference(isa, rng, case):
+    x, w, b, dy = case.arrays(rng, np.float64)
+    dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args)
+    dw, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    for i, gradient in enumerate((dx, dw, db)):
+
+        def loss(value, i=i):
+            given = [x, w, b]
+            given[i] = value
+            return np.vdot(kernels.conv2d_forward(*given, *case.args), dy)
+
+        direction = rng.standard_normal(gradient.shape)
+        slope = numeric_slope(loss, (x, w, b)[i], direction)
+        assert slope == pytest.approx(np.vdot(gradient, direction), rel=1e-6, abs=1e-6)
+
+
+@few_cases
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_awkward_operands(isa, dtype, rng, case, awkward):
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    ax, aw, ab, ady = map(awkward, (x, w, b, dy))
+    y = kernels.conv2d_forward(ax, aw, ab, *case.args)
+    check(y, ref.conv2d_forward(x, w, b, *case.args))
+    dx = kernels.conv2d_backward_input(ady, aw, case.x, *case.args)
+    check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))
+    results = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args)
+    expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    for d, e in zip(results, expected, strict=True):
+        check(d, e)
+    for result in (y, dx, *results):
+        assert result.flags.c_contiguous and result.dtype == dtype
+
+
+def test_broadcast_operands(isa, dtype, rng):
+    """Strides of 0: one pixel seen everywhere."""
+    case = CASES[3]
+    x = np.broadcast_to(integers(rng, (1, 3, 1, 1), dtype), case.x)
+    dy = np.broadcast_to(integers(rng, (1, 4, 1, 1), dtype), case.y)
+    w = integers(rng, case.w, dtype)
+    check(
+        kernels.conv2d_forward(x, w, None, *case.args), ref.conv2d_forward(x, w, None, *case.args)
+    )
+    dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args)
+    check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))
+    dw, _ = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_reach_the_windows_that_see_them(isa, dtype, rng, value):
+    case = Case((2, 3, 6, 7), 5, (3, 3), padding=1)
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    w[w == 0] = 1  # torch and we both let inf * 0 be NaN, but padding adds no 0 * inf
+    dy[dy == 0] = 1
+    x[1, 2, 5, 6] = dy[0, 4, 0, 0] = value
+    with np.errstate(invalid="ignore"):
+        y = kernels.conv2d_forward(x, w, b, *case.args)
+        check(y, ref.conv2d_forward(x, w, b, *case.args))
+        dx = kernels.conv2d_backward_input(dy, w, case.size, *case.args)
+        check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))

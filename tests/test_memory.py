@@ -1,0 +1,50 @@
+"""No kernel reads or writes outside its arrays, and memory is given back."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import run_python
+
+from fastconv import kernels
+
+FENCED = str(Path(__file__).with_name("fenced.py"))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and /proc as on Linux")
+
+
+@linux
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_nothing_is_touched_beyond_an_array(threads):
+    run = run_python(FENCED, FASTCONV_NUM_THREADS=threads)
+    last = run.stdout.splitlines()[-1:]
+    assert run.returncode == 0 and last == ["done"], f"ended after {last}: {run.stderr[-2000:]}"
+
+
+@linux
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_the_fence_is_one(where):
+    """The test above can fail."""
+    run = run_python(FENCED, where)
+    assert run.returncode == -signal.SIGSEGV, run.stderr
+
+
+@linux
+def test_a_long_run_does_not_grow():
+    """Results and workspaces are given back, also after an error: memory stays where it was."""
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    x, w = np.ones((4, 3, 40, 40), np.float32), np.ones((8, 3, 3, 3), np.float32)
+    for i in range(400):
+        if i == 100:
+            before = resident()
+        y = kernels.conv2d_forward(x, w)
+        kernels.conv2d_backward_weight(y, x, (3, 3))
+        with pytest.raises(ValueError):
+            kernels.conv2d_forward(x, w[:, :2])
+    assert resident() - before < 10_000_000

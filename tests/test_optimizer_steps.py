@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import reference as ref
+from helpers import AWKWARD, check, covers, guarded, normal
+
+from fastconv import kernels
+
+SHAPES = [(1,), (7,), (33,), (6, 1, 3, 3), (1000,), (0,), ()]
+SGD = [
+    {},
+    {"weight_decay": 0.1},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1},
+]
+SGD_DEFAULTS = {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False}
+ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+
+
+def bound(*arrays, dtype):
+    """Every step is a handful of roundings of numbers as large as the largest of these."""
+    return 8 * np.finfo(dtype).eps * sum(np.abs(np.asarray(a, float)) for a in arrays)
+
+
+@covers("sgd_step")
+@pytest.mark.parametrize("options", SGD)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sgd(isa, dtype, rng, shape, options):
+    options = {**SGD_DEFAULTS, **options, "lr": 0.1}
+    with guarded(shape, dtype) as p, guarded(shape, dtype) as buffer:
+        p[...] = normal(rng, shape, dtype)
+        v = buffer if options["momentum"] else None  # NaN at first: must not be read
+        for step in range(3):
+            g = normal(rng, shape, dtype)
+            before, given = p.astype(float), g.copy()
+            expected, expected_v = ref.sgd_step(p, g, v, first=step == 0, **options)
+            kernels.sgd_step(p, g, v, first=step == 0, **options)
+            check(p, expected, bound(before, g, 0 if v is None else expected_v, dtype=dtype))
+            if v is not None:
+                check(v, expected_v, bound(before, g, expected_v, dtype=dtype))
+            check(g, given)
+
+
+@covers("adam_step")
+@pytest.mark.parametrize("weight_decay", [0, 0.1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adam(isa, dtype, rng, shape, weight_decay):
+    with guarded(shape, dtype) as p, guarded(shape, dtype) as m, guarded(shape, dtype) as v:
+        p[...] = normal(rng, shape, dtype)
+        m[...] = v[...] = 0
+        for step in (1, 2, 3, 1000):
+            g = normal(rng, shape, dtype)
+            before, given = p.astype(float), g.copy()
+            options = {**ADAM, "weight_decay": weight_decay, "step": step}
+            expected = ref.adam_step(p, g, m, v, **options)
+            kernels.adam_step(p, g, m, v, **options)
+            check(p, expected[0], bound(before, 1, dtype=dtype))
+            check(m, expected[1], bound(before, g, m, dtype=dtype))
+            check(v, expected[2], bound((abs(before) + abs(g)) ** 2, v, dtype=dtype))
+            check(g, given)
+
+
+def test_steps_that_meet_nan_and_inf(isa, dtype):
+    p = np.array([1, 2, 3, np.nan], dtype)
+    g = np.array([np.nan, np.inf, 0, 1], dtype)
+    kernels.sgd_step(p, g, None, lr=0.5, first=True, **SGD_DEFAULTS)
+    check(p, [np.nan, -np.inf, 3, np.nan])
+    p, m, v = np.array([1, 2, 3, np.nan], dtype), np.zeros(4, dtype), np.zeros(4, dtype)
+    kernels.adam_step(p, g, m, v, **ADAM, weight_decay=0, step=1)
+    assert np.isnan(p[[0, 1, 3]]).all() and p[2] == 3
+
+
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_awkward_gradient(isa, dtype, rng, awkward):
+    p, g = normal(rng, (3, 5), dtype), normal(rng, (3, 5), dtype)
+    expected, _ = ref.sgd_step(p, g, None, lr=0.1)
+    kernels.sgd_step(p, awkward(g), None, lr=0.1, first=True, **SGD_DEFAULTS)
+    check(p, expected, bound(expected, g, dtype=dtype))
+
+
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_awkward_parameter(isa, dtype, rng, awkward):
+    """Updated in place, or refused untouched: never written to a copy that is thrown away."""
+    p, g = normal(rng, (3, 5), dtype), normal(rng, (3, 5), dtype)
+    given = awkward(p)
+    for step, expected in (
+        (
+            lambda: kernels.sgd_step(given, g, None, lr=0.1, first=True, **SGD_DEFAULTS),
+            ref.sgd_step(p, g, None, lr=0.1)[0],
+        ),
+        (
+            lambda: kernels.adam_step(given, g, p * 0, p * 0, **ADAM, weight_decay=0, step=1),
+            None,
+        ),
+    ):
+        before = given.copy()
+        try:
+            step()
+        except (ValueError, TypeError):
+            assert np.array_equal(given, before)
+        else:
+            assert given.flags.writeable and not np.array_equal(given, before)
+            if expected is not None:
+                check(np.array(given, dtype), expected, bound(expected, g, dtype=dtype))
+
+
+def test_steps_refuse_what_does_not_fit(dtype):
+    p = np.zeros(4, dtype)
+    other = np.zeros(4, np.float32 if dtype == np.float64 else np.float64)
+    sgd = {**SGD_DEFAULTS, "lr": 0.1, "first": True}
+    momentum = {**sgd, "momentum": 0.9}
+    for given, options, error in (
+        ((p, p[:3].copy(), None), sgd, ValueError),
+        ((p, other, None), sgd, TypeError),
+        ((p, p.astype(int), None), sgd, TypeError),
+        ((p, None, None), sgd, TypeError),
+        ((p, p.copy(), p[:3].copy()), momentum, ValueError),
+        ((p, p.copy(), other), momentum, TypeError),
+        ((p, p.copy(), None), momentum, (TypeError, ValueError)),
+        ((p.tolist(), p, None), sgd, TypeError),
+    ):
+        with pytest.raises(error):
+            kernels.sgd_step(*given, **options)
+    adam = {**ADAM, "weight_decay": 0, "step": 1}
+    for given, options, error in (
+        ((p, p.copy(), p.copy(), p[:3].copy()), adam, ValueError),
+        ((p, p.copy(), p.copy(), other), adam, TypeError),
+        ((p, p.copy(), p.copy(), None), adam, TypeError),
+        ((p, p.copy(), p.copy(), p.copy()), {**adam, "step": 0}, ValueError),
+    ):
+        with pytest.raises(error):
+            kernels.adam_step(*given, **options)
