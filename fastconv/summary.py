@@ -1,8 +1,7 @@
 """summary: what each layer of a network makes of its input, and the arithmetic behind the shape.
 
-The network runs once on zeros while somebody stands at the door and writes down each kernel call.
-As every number of a Tensor comes through the door, functional calls such as ``F.max_pool2d`` are
-seen as well as layers are.
+The network runs once on zeros while somebody stands beside the tape and writes down each operation,
+so that functional calls such as ``F.max_pool2d`` are seen as well as layers are.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import ops
+from fastconv import autograd
 from fastconv.autograd import Tensor, no_grad
-from fastconv.nn import Flatten, Module, formulas, functional
+from fastconv.nn import Module, formulas, functional
 
-# Calls that move numbers and compute none.
-SILENT = ("fill", "copy", "cast")
 HEADINGS = ("Layer", "Output shape", "Formula", "Parameters", "Multiply-adds")
 
 
@@ -93,7 +90,7 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._door, name)
-        if not callable(function):
+        if name not in formulas.KERNELS:
             return function
 
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -104,40 +101,17 @@ class _Watched:
         return watched
 
 
-@contextlib.contextmanager
-def _watching(seen: Callable[[str, tuple, dict, Any], None]) -> Iterator[None]:
-    rooms = (functional, ops)
-    doors = [room.kernels for room in rooms]
-    try:
-        for room, door in zip(rooms, doors, strict=True):
-            room.kernels = _Watched(door, seen)
-        yield
-    finally:
-        for room, door in zip(rooms, doors, strict=True):
-            room.kernels = door
-
-
 class _Observer:
-    """Writes a row for every call of a layer and, outside of layers, for every kernel call."""
+    """Writes a row for every call of a layer and, outside of layers, for every operation."""
 
     def __init__(self, net: Module):
         self.rows: list[Row] = []
         self._open: list[Row] = []  # the layers that are being called, innermost last
         self._counted: set[int] = set()  # parameters that a row has shown
-        self._last: np.ndarray | None = None  # what the step before gave
         self._names = {id(module): name for name, module in net.named_modules()}
-
-    def _view_comes(self, x: Any) -> None:
-        """A row for the view between the last step and this one, if there was one."""
-        array, last = x._array if isinstance(x, Tensor) else x, self._last
-        if not isinstance(array, np.ndarray) or last is None or array.shape == last.shape:
-            return
-        if array.size == last.size and array.ctypes.data == last.ctypes.data:
-            formula = formulas.view(last.shape, array.shape)
-            self.rows.append(Row("", "view", array.shape, [formula]))
+        self._explained: tuple[str, formulas.Explained] | None = None  # the last kernel call
 
     def layer_starts(self, module: Module, args: tuple) -> None:
-        self._view_comes(args[0] if args else None)
         row = Row(self._names[id(module)], type(module).__name__)
         for parameter in module.parameters():
             if id(parameter) not in self._counted:
@@ -151,25 +125,24 @@ class _Observer:
         first = result[0] if isinstance(result, tuple | list) and result else result
         if isinstance(first, Tensor):
             row.output_shape = tuple(first.shape)
-            self._last = first._array
-            if isinstance(module, Flatten):
-                row.formulas.append(formulas.view(args[0].shape, first.shape))
 
     def kernel_called(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
-        first = result[0] if isinstance(result, tuple) else result
-        if name in SILENT or not isinstance(first, np.ndarray):
-            return
+        y = result[0] if isinstance(result, tuple) else result
+        explained = formulas.KERNELS[name](y, *args, **kwargs)
+        self._explained = name.removesuffix("_forward"), explained
+
+    def recorded(self, op: str, result: Tensor, inputs: Sequence[Tensor]) -> None:
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        shape = tuple(result.shape)
+        name, explained = self._explained or formulas.operation(op, shape, shapes)
+        self._explained = None
         if self._open:
             row = self._open[-1]
         else:
-            self._view_comes(args[0])
-            row = Row("", name.removesuffix("_forward"), first.shape)
+            row = Row("", name, shape)
             self.rows.append(row)
-        if name in formulas.KERNELS:
-            lines, multiply_adds = formulas.KERNELS[name](first, *args, **kwargs)
-            row.formulas += lines
-            row.multiply_adds += multiply_adds
-        self._last = first
+        row.formulas += explained.lines
+        row.multiply_adds += explained.multiply_adds
 
     @contextlib.contextmanager
     def attached(self, net: Module) -> Iterator[None]:
@@ -178,11 +151,16 @@ class _Observer:
         leaves = [module for module, _ in modes if not module._modules]
         handles = [leaf.register_forward_pre_hook(self.layer_starts) for leaf in leaves]
         handles += [leaf.register_forward_hook(self.layer_ends) for leaf in leaves]
-        net.eval()
+        before = autograd.observer, functional.kernels
+        # The tape tells the operations; only the calls at the door tell strides and paddings.
+        autograd.observer = self.recorded
+        functional.kernels = _Watched(functional.kernels, self.kernel_called)
         try:
-            with no_grad(), _watching(self.kernel_called):
+            net.eval()
+            with no_grad():
                 yield
         finally:
+            autograd.observer, functional.kernels = before
             for handle in handles:
                 handle.remove()
             for module, mode in modes:

@@ -114,6 +114,22 @@ def test_assign_refuses(dtype):
     assert not y.any()
 
 
+def test_index_add_adds_twice_where_an_index_stands_twice(dtype, rng):
+    y, x = integers(rng, (4, 5), dtype), integers(rng, (6, 5), dtype)
+    index, expected = np.array([0, 3, 3, -1, 0, 2]), y.astype(float)
+    for i, row in zip(index, x, strict=True):
+        expected[i] += row
+    kernels.index_add(y, index, x)
+    check(y, expected)
+    for wrong in (np.array([0, 4, 0, 0, 0, 0]), np.array([-5] * 6)):
+        with pytest.raises(IndexError):
+            kernels.index_add(y, wrong, x)
+    with pytest.raises((TypeError, ValueError)):
+        kernels.index_add(read_only(y), index, x)
+    with pytest.raises((TypeError, ValueError)):
+        kernels.index_add(y, index, x[:, :3])
+
+
 @pytest.mark.parametrize("value", [0, 1.5, -2, np.nan, np.inf])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fill(isa, dtype, shape, value):

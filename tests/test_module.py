@@ -5,11 +5,11 @@ import math
 import pickle
 from collections import OrderedDict
 
-import fastconv.nn.functional as F
 import numpy as np
 import pytest
 
 import fastconv
+import fastconv.nn.functional as F
 from fastconv import nn
 from fastconv.models import Net
 
@@ -173,8 +173,13 @@ def test_a_parameter_is_a_leaf():
 
 def test_a_parameter_shares_memory():
     data = fastconv.zeros(2)
-    nn.Parameter(data).data.add_(1)
+    shared = nn.Parameter(data)
+    shared.data.add_(1)
     assert numbers(data).tolist() == [1, 1]
+    loss = (shared * shared).sum()
+    data.mul_(2)  # the backward would read it
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
@@ -428,8 +433,12 @@ def test_losses():
         (nn.MSELoss()(scores, log_p), F.mse_loss(scores, log_p)),
         (nn.MSELoss(reduction="none")(scores, log_p), F.mse_loss(scores, log_p, "none")),
         (
-            nn.CrossEntropyLoss(weight, label_smoothing=0.1, **options)(scores, target),
-            F.cross_entropy(scores, target, weight=weight, label_smoothing=0.1, **options),
+            nn.CrossEntropyLoss(weight, **options)(scores, target),
+            F.cross_entropy(scores, target, weight=weight, **options),
+        ),
+        (
+            nn.CrossEntropyLoss(label_smoothing=0.1)(scores, target),
+            F.cross_entropy(scores, target, label_smoothing=0.1),
         ),
         (
             nn.NLLLoss(weight, **options)(log_p, target),

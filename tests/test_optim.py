@@ -101,8 +101,11 @@ def test_no_gradient_no_step(make):
 def test_zero_grad_leaves_zeros():
     p, without = parameter([1.0], [2.0]), parameter([1.0])
     optimizer, grad = optim.SGD((q for q in (p, without)), lr=0.1), p.grad
+    penalty = (without * grad).sum()
     optimizer.zero_grad()
     assert p.grad is grad and numbers(grad).tolist() == [0] and without.grad is None
+    with pytest.raises(RuntimeError, match="changed in place"):
+        penalty.backward()
     optimizer.zero_grad(set_to_none=True)
     assert p.grad is None
 
@@ -131,7 +134,7 @@ def test_a_step_between_forward_and_backward_is_noticed():
     loss = layer(x).sum()
     layer.weight.grad = fastconv.ones(1, 2)
     optim.SGD(layer.parameters(), lr=0.1).step()
-    with pytest.raises(RuntimeError, match="modified"):
+    with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
 
 

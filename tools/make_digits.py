@@ -2,8 +2,8 @@
 
     python tools/make_digits.py path/to/sklearn/datasets/data/digits.csv.gz
 
-The csv has a scan per line: 64 pixels 0..16, row by row, then the digit 0..9. The file written holds
-`images` (1797, 8, 8) uint8 and `labels` (1797,) uint8, and its order is the split: first the 1,437
+The csv has a scan per line: 64 pixels 0..16, row by row, then the digit 0..9. What is written holds
+`images` (1797, 8, 8) uint8 and `labels` (1797,) uint8. Their order is the split: first the 1,437
 scans to train with, then the 360 to test with, 36 of every digit. Within both, the scans keep the
 order of the csv.
 """

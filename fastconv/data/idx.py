@@ -51,13 +51,13 @@ def read_idx(path: str | os.PathLike, ndim: int | None = None) -> np.ndarray:
             data = _read_exactly(stream, size)
             if stream.read(1):
                 raise ValueError(f"something follows the {_times(shape)} values")
+            return np.frombuffer(data, dtype=np.uint8).reshape(shape)
         except EOFError:
             raise ValueError(f"{path}: truncated gzip file") from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path}: corrupt gzip file ({error})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
 def _times(shape: tuple[int, ...]) -> str:

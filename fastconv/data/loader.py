@@ -107,19 +107,23 @@ class DataLoader:
         self.generator = generator
 
     def _indices(self) -> np.ndarray:
-        """The order of one pass. It draws the words that PyTorch draws: a seed gives its order.
+        """The order of one pass. It uses up what PyTorch does, so that a seed gives the same order.
 
-        PyTorch seeds its workers at each pass, and its shuffle unless that has its own generator.
+        That is: a seed for its workers, then one for the shuffle; or, where the loader was given a
+        generator, two permutations, of which the sampler takes the first.
         """
+        n = len(self.dataset)
         generator = self.generator or default_generator
         _drawn_seed(generator)
         if self.sampler is not None:
             return np.array(list(self.sampler), dtype=np.int64)
         if not self.shuffle:
-            return np.arange(len(self.dataset))
+            return np.arange(n)
         if self.generator is None:
-            generator = Generator().manual_seed(_drawn_seed(generator))
-        return permutation(len(self.dataset), generator)
+            return permutation(n, Generator().manual_seed(_drawn_seed(generator)))
+        order = permutation(n, generator)
+        permutation(n, generator)
+        return order
 
     def _batch(self, indices: np.ndarray) -> Any:
         dataset = self.dataset

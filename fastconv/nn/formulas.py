@@ -1,16 +1,18 @@
-"""The arithmetic behind a kernel call, in words: output sizes and multiply-adds, for `summary`.
-
-Each function of KERNELS takes the call's result and its arguments, and returns the lines of text
-and the number of multiply-adds.
-"""
+"""The arithmetic behind an operation, in words: output sizes and multiply-adds, for `summary`."""
 
 import math
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+Shape = tuple[int, ...]
 
-Lines = tuple[list[str], int]
+
+class Explained(NamedTuple):
+    """What one operation did: lines of text, and its multiply-adds."""
+
+    lines: list[str]
+    multiply_adds: int
 
 
 def _two(value: Any) -> tuple:
@@ -51,44 +53,37 @@ def _window(y, x, kernel, stride, padding, dilation, ceil=False) -> list[str]:
     return [height] if height == width else [f"height {height}", f"width {width}"]
 
 
-def conv2d(y, x, w, b=None, stride=1, padding=0, dilation=1, groups=1, **_) -> Lines:
+def conv2d(y, x, w, b=None, stride=1, padding=0, dilation=1, groups=1, **_) -> Explained:
     lines = _window(y, x, w.shape[-2:], stride, padding, dilation)
-    return lines, y.size * math.prod(w.shape[1:])
+    return Explained(lines, y.size * math.prod(w.shape[1:]))
 
 
 def max_pool2d(
     y, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **_
-) -> Lines:
+) -> Explained:
     stride = kernel_size if stride is None else stride
-    return _window(y, x, kernel_size, stride, padding, dilation, ceil_mode), 0
+    return Explained(_window(y, x, kernel_size, stride, padding, dilation, ceil_mode), 0)
 
 
-def linear(y, x, w, b=None, **_) -> Lines:
-    return [f"{w.shape[1]} -> {w.shape[0]}"], y.size * w.shape[1]
+def linear(y, x, w, b=None, **_) -> Explained:
+    return Explained([f"{w.shape[1]} -> {w.shape[0]}"], y.size * w.shape[1])
 
 
-def matmul(y, a, b, **_) -> Lines:
-    a, b = np.shape(a), np.shape(b)
-    return [f"{a} @ {b}"], y.size * a[-1]
+# Explain a kernel call, given the (first) result and the arguments.
+KERNELS = {"conv2d_forward": conv2d, "max_pool2d_forward": max_pool2d, "linear_forward": linear}
 
 
-def gemm(y, a, b, c=None, *, transpose_a=False, transpose_b=False, **_) -> Lines:
-    m, k = a.shape[::-1] if transpose_a else a.shape
-    return [f"({m}, {k}) @ ({k}, {y.shape[1]})"], y.size * k
+def operation(op: str, shape: Shape, inputs: Sequence[Shape]) -> tuple[str, Explained]:
+    """The name of a recorded operation, and what it did, as far as shapes tell."""
+    if op in ("Mm", "Matmul"):
+        a, b = inputs
+        return "matmul", Explained([f"{a} @ {b}"], math.prod(shape) * a[-1])
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", op).lower()
+    return name, Explained([view(inputs[0], shape)] if op == "View" else [], 0)
 
 
-def view(before: Sequence[int], after: Sequence[int]) -> str:
+def view(before: Shape, after: Shape) -> str:
     """``16*6*6 = 576`` where all axes but the batch's are joined, else both shapes."""
-    before, after = tuple(before), tuple(after)
-    if after == (before[0], math.prod(before[1:])):
+    if before and after == (before[0], math.prod(before[1:])):
         return f"{'*'.join(map(str, before[1:]))} = {after[1]}"
     return f"{before} -> {after}"
-
-
-KERNELS = {
-    "conv2d_forward": conv2d,
-    "max_pool2d_forward": max_pool2d,
-    "linear_forward": linear,
-    "matmul": matmul,
-    "gemm": gemm,
-}

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv.autograd import Tensor
 from fastconv.nn.members import BUFFER, MODULE, PARAMETER, SCRATCH, Members
-from fastconv.nn.parameter import Parameter
+from fastconv.nn.parameter import Parameter, clear_gradients
 from fastconv.nn.state import IncompatibleKeys, copy_state, wanted_dtype
 
 _handle_ids = itertools.count()
@@ -163,12 +163,7 @@ class Module(Members):
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Fill the gradients that exist with zeros; ``set_to_none=True`` forgets them instead."""
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                if set_to_none:
-                    parameter.grad = None
-                else:
-                    parameter.grad.zero_()
+        clear_gradients(self.parameters(), set_to_none)
 
     def to(self, *args: Any, **kwargs: Any) -> Module:
         """Convert floating parameters, buffers and gradients; ``to("cpu")`` changes nothing.

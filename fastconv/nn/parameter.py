@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from fastconv import kernels
 from fastconv.autograd import Tensor
 
 
@@ -20,7 +21,9 @@ class Parameter(Tensor):
             data = np.empty(0, np.float32)
         if not isinstance(data, Tensor | np.ndarray):
             raise TypeError(f"Parameter takes a Tensor or an array, got {type(data).__name__}")
-        super().__init__(data._array if isinstance(data, Tensor) else data, requires_grad)
+        super().__init__(data, requires_grad)
+        if isinstance(data, Tensor):
+            self._version = data._version
 
     def __repr__(self) -> str:
         return "Parameter containing:\n" + super().__repr__()
@@ -37,3 +40,16 @@ def empty_parameter(shape: Sequence[int], device: object, dtype: np.dtype | None
     if dtype.name not in ("float32", "float64"):
         raise TypeError(f"a layer's dtype must be float32 or float64, got {dtype.name}")
     return Parameter(np.empty(tuple(shape), dtype))
+
+
+def clear_gradients(parameters: Iterable[Tensor], set_to_none: bool) -> None:
+    """Fill the gradients that exist with zeros, in place, or forget them."""
+    for parameter in parameters:
+        grad = parameter.grad
+        if grad is None:
+            continue
+        if set_to_none:
+            parameter.grad = None
+        else:
+            kernels.fill(grad._array, 0)
+            grad._bump()

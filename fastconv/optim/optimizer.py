@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.autograd import Tensor, enable_grad
+from fastconv.nn.parameter import clear_gradients
 
 EMPTY = "optimizer got an empty parameter list"
 
@@ -118,12 +119,7 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Fill the gradients that exist with zeros; ``set_to_none=True`` forgets them instead."""
-        for param in self._params():
-            if param.grad is not None:
-                if set_to_none:
-                    param.grad = None
-                else:
-                    param.grad.zero_()
+        clear_gradients(self._params(), set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """``{"state": {number: ...}, "param_groups": [...]}``; parameters are numbered in order."""
