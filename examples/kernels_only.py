@@ -10,7 +10,9 @@ SHADES = " .:-=+*#%@"
 
 def show(title: str, image: np.ndarray) -> None:
     """Print an image (H, W): the darkest shade is its largest value."""
-    print(f"\n{title}, {image.shape[0]}x{image.shape[1]}, values {image.min():g} to {image.max():g}")
+    print(
+        f"\n{title}, {image.shape[0]}x{image.shape[1]}, values {image.min():g} to {image.max():g}"
+    )
     levels = (image - image.min()) / (image.max() - image.min()) * (len(SHADES) - 1)
     for row in levels.round().astype(int):
         print("".join(2 * SHADES[level] for level in row))
@@ -19,7 +21,7 @@ def show(title: str, image: np.ndarray) -> None:
 scans = load_digits(raw=True)[0].tensors[0].numpy()  # uint8 (1437, 1, 8, 8)
 x = scans[:1].astype(np.float32)  # (N, C, H, W) = (1, 1, 8, 8)
 
-# Sobel's two filters, as w (K, C, R, S) = (2, 1, 3, 3): change from left to right, from top to bottom
+# Sobel's two filters, w (K, C, R, S) = (2, 1, 3, 3): change from left to right, top to bottom
 across = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=np.float32)
 w = np.stack([across, across.T])[:, None]
 

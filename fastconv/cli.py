@@ -165,9 +165,8 @@ def parser():
     add("--save", metavar="PATH", help="write the weights to this file at the end (safetensors)")
     add("--data", metavar="DIR", help="a folder with MNIST-like IDX files (the digits)")
 
-    commands.add_parser("info", help="print version, instruction set and threads").set_defaults(
-        run=info
-    )
+    p = commands.add_parser("info", help="print version, instruction set and threads")
+    p.set_defaults(run=info)
     return main_parser
 
 
@@ -199,7 +198,3 @@ def drop_unwritten_output():
         print(end="", flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

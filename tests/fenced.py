@@ -9,7 +9,7 @@ import mmap
 import sys
 
 import numpy as np
-from examples import Example, examples
+from example_calls import Example, examples
 from helpers import integers
 from test_conv2d import CASES
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from examples import ELEMENTWISE, NAMES, example, examples
+from example_calls import ELEMENTWISE, NAMES, example, examples
 from helpers import (
     AWKWARD,
     SENTINEL,

@@ -18,7 +18,6 @@ from fastconv.data import (
     random_split,
 )
 
-
 DIGEST = "778c88bf787b6e293f052f4b5293e23df50f680fc2bd7f4ec63ca173cb93e24d"
 
 
@@ -76,7 +75,7 @@ def test_digits_are_enlarged_bilinearly():
     np.testing.assert_allclose(image, (wanted - 2.75) / 4.66, rtol=1e-5, atol=1e-6)
 
 
-# TensorDataset, Subset, random_split ---------------------------------------------------------------
+# TensorDataset, Subset, random_split --------------------------------------------------------------
 
 
 def test_tensor_dataset():

@@ -1,4 +1,4 @@
-"""The reader of IDX files: what it finds and makes of it, and every way in which a file can break."""
+"""The reader of IDX files: what it finds, what it makes of it, and how a file can be broken."""
 
 import gzip
 import tracemalloc
@@ -116,7 +116,8 @@ def test_images_are_brought_to_32(tmp_path, side):
 
 def test_images_all_equal(tmp_path):
     write_idx_folder(tmp_path)
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(idx(np.zeros((40, 28, 28), np.uint8)))
+    images = np.full((40, 32, 32), 77, np.uint8)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(idx(images))
     assert (load_idx(tmp_path)[0].tensors[0].numpy() == 0).all()
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from examples import NAMES
+from example_calls import NAMES
 from helpers import COVERED
 
 from fastconv import kernels
@@ -29,7 +29,7 @@ def test_every_kernel_meets_the_oracle():
     assert set(COVERED) - set(kernels.KERNELS) == set(), "marks of kernels that do not exist"
 
 
-# Functions that examples.py leaves out, and which have tests of their own.
+# Functions that example_calls.py leaves out, and which have tests of their own.
 SETTINGS = {"set_num_threads", "get_num_threads", "isa", "set_isa", "available_isas"}
 IN_PLACE = {"fill", "assign", "index_add", "sgd_step", "adam_step"}
 RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation"}
@@ -58,3 +58,10 @@ def test_set_isa_refuses(wrong):
     with pytest.raises((ValueError, TypeError), match="baseline"):
         kernels.set_isa(wrong)
     assert kernels.isa() == before
+
+
+def test_every_function_of_the_door_explains_itself():
+    """A docstring beyond the signature that Cython puts first."""
+    for name, value in vars(kernels).items():
+        if callable(value) and not name.startswith("_") and not isinstance(value, type):
+            assert len(value.__doc__.splitlines()) > 1, name

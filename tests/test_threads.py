@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from examples import NAMES, example, examples
+from example_calls import NAMES, example, examples
 from helpers import check_bits, normal, run_python
 
 from fastconv import kernels

@@ -128,11 +128,12 @@ def load_idx(folder: str | os.PathLike, classes: int = 10) -> tuple[TensorDatase
 
 
 def _mean_std(images: np.ndarray) -> tuple[float, float]:
-    """Of all pixels, from whole-number sums, so that every machine gets the same bits."""
-    counts = sum(np.bincount(image.ravel(), minlength=256) for image in images)
-    values = np.arange(256)
-    mean = (counts @ values) / counts.sum()
-    return mean, math.sqrt((counts @ values**2) / counts.sum() - mean**2)
+    """Of all pixels, from whole numbers, so that every machine gets the same bits."""
+    counts = sum(np.bincount(image.ravel(), minlength=256) for image in images).tolist()
+    n = images.size
+    total = sum(v * count for v, count in enumerate(counts))
+    squares = sum(v * v * count for v, count in enumerate(counts))
+    return total / n, math.sqrt(n * squares - total**2) / n
 
 
 def _scale(images: np.ndarray, mean: float, std: float) -> np.ndarray:

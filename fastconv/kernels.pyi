@@ -1,0 +1,290 @@
+# Types of the door. All floating-point arrays of one call have one dtype, float32 or float64.
+
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar, overload
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_Real = TypeVar("_Real", np.float32, np.float64)
+_Two: TypeAlias = tuple[SupportsIndex, SupportsIndex] | list[int]
+_Pair: TypeAlias = SupportsIndex | _Two  # one for both axes, or (vertical, horizontal)
+_Padding: TypeAlias = _Pair | tuple[_Two, _Two] | Literal["same", "valid"]
+_InputSize: TypeAlias = tuple[SupportsIndex, ...] | list[int]  # (N, C, H, W) or (H, W)
+_Axes: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | list[int] | None
+_Reduction: TypeAlias = Literal["none", "mean", "sum"]
+_Integers: TypeAlias = NDArray[np.integer[Any]]
+
+KERNELS: tuple[str, ...]
+
+# ---- threads and instruction sets ----------------------------------------------------------------
+
+def available_isas() -> tuple[str, ...]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def set_num_threads(threads: SupportsIndex) -> None: ...
+def get_num_threads() -> int: ...
+
+# ---- products ------------------------------------------------------------------------------------
+
+def gemm(
+    a: NDArray[_Real],
+    b: NDArray[_Real],
+    c: NDArray[_Real] | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def matmul(
+    a: NDArray[_Real], b: NDArray[_Real], *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def linear_forward(
+    x: NDArray[_Real],
+    w: NDArray[_Real],
+    b: NDArray[_Real] | None = None,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def linear_backward_input(
+    dy: NDArray[_Real], w: NDArray[_Real], *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+@overload
+def linear_backward_weight(
+    dy: NDArray[_Real], x: NDArray[_Real], *, bias: Literal[True] = True
+) -> tuple[NDArray[_Real], NDArray[_Real]]: ...
+@overload
+def linear_backward_weight(
+    dy: NDArray[_Real], x: NDArray[_Real], *, bias: bool = True
+) -> tuple[NDArray[_Real], NDArray[_Real] | None]: ...
+
+# ---- convolution ---------------------------------------------------------------------------------
+
+def conv2d_forward(
+    x: NDArray[_Real],
+    w: NDArray[_Real],
+    b: NDArray[_Real] | None = None,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def conv2d_backward_input(
+    dy: NDArray[_Real],
+    w: NDArray[_Real],
+    input_size: _InputSize,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+@overload
+def conv2d_backward_weight(
+    dy: NDArray[_Real],
+    x: NDArray[_Real],
+    kernel_size: _Pair,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    bias: Literal[True] = True,
+) -> tuple[NDArray[_Real], NDArray[_Real]]: ...
+@overload
+def conv2d_backward_weight(
+    dy: NDArray[_Real],
+    x: NDArray[_Real],
+    kernel_size: _Pair,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    bias: bool = True,
+) -> tuple[NDArray[_Real], NDArray[_Real] | None]: ...
+def im2col(
+    x: NDArray[_Real],
+    kernel_size: _Pair,
+    *,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def col2im(
+    cols: NDArray[_Real],
+    output_size: _InputSize,
+    kernel_size: _Pair,
+    *,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+
+# ---- pooling -------------------------------------------------------------------------------------
+
+def max_pool2d_forward(
+    x: NDArray[_Real],
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> tuple[NDArray[_Real], NDArray[np.int32]]: ...
+def max_pool2d_backward(
+    dy: NDArray[_Real],
+    indices: _Integers,
+    input_size: _InputSize,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+
+# ---- pointwise -----------------------------------------------------------------------------------
+
+def copy(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def neg(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def abs(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def exp(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def log(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def sqrt(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def tanh(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def sigmoid(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def relu(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...
+def relu_backward(
+    dy: NDArray[_Real], y: NDArray[_Real], *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def bias_add(
+    x: NDArray[_Real], b: NDArray[_Real], *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def add(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def sub(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def mul(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def div(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def pow(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def maximum(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def minimum(
+    a: NDArray[_Real] | float, b: NDArray[_Real] | float, *, out: NDArray[_Real] | None = None
+) -> NDArray[_Real]: ...
+def eq(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_]: ...
+def ne(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_]: ...
+def lt(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_]: ...
+def le(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_]: ...
+def gt(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_]: ...
+def ge(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_]: ...
+def where(
+    condition: NDArray[np.bool_], a: NDArray[_Real] | float, b: NDArray[_Real] | float
+) -> NDArray[_Real]: ...
+def assign(y: NDArray[_Real], x: NDArray[_Real] | float) -> None: ...
+def fill(y: NDArray[_Real], value: float) -> None: ...
+def cast(x: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]: ...
+def integer(function: str, *args: Any, **kwargs: Any) -> Any: ...
+def index_add(y: NDArray[Any], index: Any, x: NDArray[Any]) -> None: ...
+
+# ---- reductions ----------------------------------------------------------------------------------
+
+def sum(x: NDArray[_Real], axis: _Axes = None, keepdims: bool = False) -> NDArray[_Real]: ...
+def mean(x: NDArray[_Real], axis: _Axes = None, keepdims: bool = False) -> NDArray[_Real]: ...
+def max(
+    x: NDArray[_Real], axis: SupportsIndex | None = None, keepdims: bool = False
+) -> tuple[NDArray[_Real], NDArray[np.int64]]: ...
+def min(
+    x: NDArray[_Real], axis: SupportsIndex | None = None, keepdims: bool = False
+) -> tuple[NDArray[_Real], NDArray[np.int64]]: ...
+def argmax(
+    x: NDArray[_Real], axis: SupportsIndex | None = None, keepdims: bool = False
+) -> NDArray[np.int64]: ...
+def argmin(
+    x: NDArray[_Real], axis: SupportsIndex | None = None, keepdims: bool = False
+) -> NDArray[np.int64]: ...
+def softmax(x: NDArray[_Real], axis: SupportsIndex) -> NDArray[_Real]: ...
+def softmax_backward(
+    dy: NDArray[_Real], y: NDArray[_Real], axis: SupportsIndex
+) -> NDArray[_Real]: ...
+def log_softmax(x: NDArray[_Real], axis: SupportsIndex) -> NDArray[_Real]: ...
+def log_softmax_backward(
+    dy: NDArray[_Real], y: NDArray[_Real], axis: SupportsIndex
+) -> NDArray[_Real]: ...
+
+# ---- losses --------------------------------------------------------------------------------------
+
+def mse_loss_forward(
+    x: NDArray[_Real], target: NDArray[_Real], reduction: _Reduction = "mean"
+) -> NDArray[_Real]: ...
+def mse_loss_backward(
+    dy: NDArray[_Real], x: NDArray[_Real], target: NDArray[_Real], reduction: _Reduction = "mean"
+) -> NDArray[_Real]: ...
+def nll_loss_forward(
+    log_p: NDArray[_Real],
+    target: _Integers,
+    weight: NDArray[_Real] | None = None,
+    ignore_index: SupportsIndex = -100,
+    reduction: _Reduction = "mean",
+) -> NDArray[_Real]: ...
+def nll_loss_backward(
+    dy: NDArray[_Real],
+    log_p: NDArray[_Real],
+    target: _Integers,
+    weight: NDArray[_Real] | None = None,
+    ignore_index: SupportsIndex = -100,
+    reduction: _Reduction = "mean",
+) -> NDArray[_Real]: ...
+
+# ---- optimizer steps, in place -------------------------------------------------------------------
+
+def sgd_step(
+    param: NDArray[_Real],
+    grad: NDArray[_Real],
+    momentum_buffer: NDArray[_Real] | None = None,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    first: bool = False,
+) -> None: ...
+def adam_step(
+    param: NDArray[_Real],
+    grad: NDArray[_Real],
+    exp_avg: NDArray[_Real],
+    exp_avg_sq: NDArray[_Real],
+    *,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    step: int,
+) -> None: ...
+
+# ---- random numbers from a generator's words -----------------------------------------------------
+
+def random_uniform(
+    words: NDArray[np.uint32], low: float, high: float, dtype: DTypeLike
+) -> NDArray[Any]: ...
+def random_normal(
+    u: NDArray[_Real], n: SupportsIndex, mean: float, std: float
+) -> NDArray[_Real]: ...
+def random_normal_pair(u1: float, u2: float, mean: float, std: float) -> tuple[float, float]: ...
+def random_permutation(words: NDArray[np.uint32], n: SupportsIndex) -> NDArray[np.int64]: ...
+def random_integers(words: NDArray[np.uint32], low: int, high: int) -> NDArray[np.int64]: ...
