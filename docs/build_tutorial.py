@@ -1,6 +1,6 @@
 """Makes tutorial.ipynb of tutorial.py: cells, outputs, figures. `make docs` runs it.
 
-The notebook holds nothing that changes from run to run: no times, no paths, no versions.
+The notebook holds nothing that changes from run to run, such as times or paths.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ TITLE = re.compile(r"^# %%(?: \[(\w+)\])?(?: tags=(\[.*\]))?\n", re.M)
 
 
 def read_cells(text):
-    """[(kind, source, tags)]: kind is "code" or "markdown". What precedes the first `# %%` is left out."""
+    """[(kind, source, tags)], kind being "code" or "markdown", of what follows the first `# %%`."""
     _, *parts = TITLE.split(text)
     cells = []
     for kind, tags, source in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
@@ -30,7 +30,7 @@ def read_cells(text):
 
 
 def build():
-    """The executed notebook, as a dict."""
+    """The executed notebook, as text."""
     import nbclient  # not on top: the tests read the cells without Jupyter
     import nbformat
 
@@ -50,10 +50,10 @@ def build():
         "language_info": {"name": "python"},
     }
     nbformat.validate(notebook)
-    return notebook
+    return nbformat.writes(notebook) + "\n"
 
 
 if __name__ == "__main__":
-    text = json.dumps(build(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    text = build()
     NOTEBOOK.write_text(text, encoding="utf-8")
     print(f"{NOTEBOOK.name}: {len(text) / 1024:.0f} KB")

@@ -9,9 +9,9 @@
 # This notebook walks the road of PyTorch's "Neural Networks" tutorial, and of the Japanese notebook
 # [PyTorchTutorial_3](https://colab.research.google.com/github/perfectpanda-works/machine-learning/blob/master/PyTorchTutorial_3.ipynb)
 # that follows it: a class, a network, its parameters, a forward pass, a backward pass, a loss, an
-# update. Only the import lines differ, because here everything runs on fastconv. Two questions stayed
-# open in that notebook: why the output of the first layer is 30×30 and not 28×28, and what 16 filters do
-# with 6 channels. They are answered below.
+# update. Only the import lines differ, because here everything runs on fastconv. Two questions
+# stayed open in that notebook: why the output of the first layer is 30×30 and not 28×28, and what
+# 16 filters do with 6 channels. They are answered below.
 #
 # At the end the network learns to read real handwritten digits.
 
@@ -53,9 +53,9 @@ print(large.describe())
 #
 # ネットワークの定義
 #
-# `__init__` makes the layers that have something to learn; `forward` says how an image flows through
-# them. Two rounds of convolution, ReLU and max-pooling turn the image into 16 small maps of features;
-# three fully connected layers make ten scores of them, one for each digit.
+# `__init__` makes the layers that have something to learn; `forward` says how an image flows
+# through them. Two rounds of convolution, ReLU and max-pooling turn the image into 16 small maps
+# of features; three fully connected layers make ten scores of them, one for each digit.
 
 # %%
 import fastconv as torch
@@ -97,8 +97,8 @@ print(net)
 #
 # 学習されるパラメータ
 #
-# Whatever a layer has to learn is a parameter. There are five layers, each with a weight and a bias:
-# ten parameters.
+# Whatever a layer has to learn is a parameter. There are five layers, each with a weight and a
+# bias: ten parameters.
 
 # %%
 params = list(net.parameters())
@@ -107,8 +107,9 @@ for name, parameter in net.named_parameters():
     print(f"{name:13}", parameter.size())
 
 # %% [markdown]
-# The sizes of a convolution's weight read *(filters, channels, height, width)*. The first layer has
-# six filters of 3×3, and a bias for each of them. They are random now; training will change them.
+# The sizes of a convolution's weight read *(filters, channels, height, width)*. The first layer
+# has six filters of 3×3, and a bias for each of them. They are random now; training will change
+# them.
 
 # %%
 print(params[0])
@@ -126,17 +127,17 @@ print(params[1])
 print(torch.summary(net, (1, 1, 32, 32)))
 
 # %% [markdown]
-# So 30×30 is right. A filter of 3 pixels that must stay inside a row of 32 can begin at pixel 0, 1,
-# …, 29: that makes 30 places, and each place gives one output. With a filter of 5 pixels the last
-# place is 27, and there are 28. In general, for one axis,
+# So 30×30 is right. A filter of 3 pixels that must stay inside a row of 32 can begin at pixel 0,
+# 1, …, 29: that makes 30 places, and each place gives one output. With a filter of 5 pixels the
+# last place is 27, and there are 28. In general, for one axis,
 #
 # $$\text{output} = \left\lfloor\frac{\text{input} + 2\,\text{padding} -
 # \text{dilation}\,(\text{kernel} - 1) - 1}{\text{stride}}\right\rfloor + 1
 # \qquad\text{here}\quad \frac{32 + 2\cdot 0 - 1\,(3 - 1) - 1}{1} + 1 = 30.$$
 #
-# The drawing shows LeNet-5 of 1998, whose filters are 5×5: 32 → 28 → 14 → 10 → 5. The code beside it
-# has filters of 3×3: 32 → 30 → 15 → 13 → 6. (Half of 13 is 6: the pool leaves the last row and column
-# out.) That is also why `fc1` takes 16·6·6 numbers here; LeNet-5 has 16·5·5 at that place.
+# The drawing shows LeNet-5 of 1998, whose filters are 5×5: 32 → 28 → 14 → 10 → 5. The code beside
+# it has filters of 3×3: 32 → 30 → 15 → 13 → 6. (Half of 13 is 6: the pool leaves the last row and
+# column out.) That is also why `fc1` takes 16·6·6 numbers here; LeNet-5 has 16·5·5 at that place.
 #
 # 図は 5×5 フィルターの LeNet-5（28×28）、コードは 3×3 フィルターなので 30×30 が正解です。
 
@@ -176,6 +177,7 @@ def draw_places(axes, kernel):
 figure, rows = plt.subplots(2, 1, figsize=(9, 3.8))
 draw_places(rows[0], 3)
 draw_places(rows[1], 5)
+plt.show()
 
 # %% [markdown]
 # ## Question 2: how do 16 filters share 6 channels?
@@ -183,9 +185,9 @@ draw_places(rows[1], 5)
 # 疑問②：6 チャンネルに 16 枚のフィルター、割り切れないのでは？
 #
 # They do not share them. The weight of the second layer has the size (16, 6, 3, 3): there are 16
-# filters, and each is a block of 6×3×3 numbers that sees *all* six channels. It lays one 3×3 slice on
-# each channel, which gives six maps, and adds the six maps and its bias to one map. Sixteen filters
-# make sixteen maps, so 16 need not be a multiple of 6. There are
+# filters, and each is a block of 6×3×3 numbers that sees *all* six channels. It lays one 3×3 slice
+# on each channel, which gives six maps, and adds the six maps and its bias to one map. Sixteen
+# filters make sixteen maps, so 16 need not be a multiple of 6. There are
 #
 # $$16 \cdot 6 \cdot 3 \cdot 3 + 16 = 880$$
 #
@@ -206,15 +208,15 @@ with torch.no_grad():
 print("six channels", six.size(), " weight", net.conv2.weight.size(), " result", sixteen.size())
 
 # %% [markdown]
-# `fastconv.kernels` has the same convolution as a function on plain NumPy arrays. With slices of one
-# channel each, it makes the six maps.
+# `fastconv.kernels` has the same convolution as a function on plain NumPy arrays. With slices of
+# one channel each, it makes the six maps. (In the picture blue is positive, red negative.)
 
 # %%
 x = six.numpy()  # (1, 6, 15, 15)
 w = net.conv2.weight.detach().numpy()  # (16, 6, 3, 3)
 b = net.conv2.bias.detach().numpy()  # (16,)
 
-k = 5  # any filter
+k = 15  # any filter will do
 maps = [kernels.conv2d_forward(x[:, c : c + 1], w[k : k + 1, c : c + 1]) for c in range(6)]
 by_hand = sum(maps) + b[k]
 
@@ -223,19 +225,21 @@ print("their sum is what filter", k, "gives:", abs(by_hand - sixteen.numpy()[:, 
 print("parameters:", w.size + b.size, "=", 16 * 6 * 3 * 3 + 16)
 
 # %% tags=["plot"]
-titles = [f"channel {c}" for c in range(6)] + ["sum + bias"]
+titles = ["channel 0", *(f"+ channel {c}" for c in range(1, 6)), "+ bias = result"]
+limit = 0.7 * abs(by_hand).max()
 figure, columns = plt.subplots(1, 7, figsize=(10, 1.9))
 for axes, title, values in zip(columns, titles, [*maps, by_hand], strict=True):
-    axes.imshow(values[0, 0], cmap="gray")
+    axes.imshow(values[0, 0], cmap="RdBu", vmin=-limit, vmax=limit)
     axes.set_title(title, fontsize=9)
     axes.axis("off")
+plt.show()
 
 # %% [markdown]
-# Channels *can* be shared out among the filters: that is what `groups` is for. With `groups=2` eight
-# filters see the first three channels, the other eight see the last three, and the weight is half as
-# large. `groups` must divide both 6 and 16, so that nothing is left over. (The question is an old one:
-# in LeNet-5, fifteen of the sixteen filters saw only three or four of the six channels, chosen by a
-# table.)
+# Channels *can* be shared out among the filters: that is what `groups` is for. With `groups=2`
+# eight filters see the first three channels, the other eight see the last three, and the weight is
+# half as large. `groups` must divide both 6 and 16, so that nothing is left over. (The question is
+# an old one: in LeNet-5, fifteen of the sixteen filters saw only three or four of the six
+# channels, chosen by a table.)
 
 # %%
 shared = nn.Conv2d(6, 16, 3, groups=2)
@@ -263,24 +267,24 @@ print(out)
 
 # %% [markdown]
 # The ten scores are the net's opinion; the largest is its answer, which means nothing yet.
-# `grad_fn=<AddmmBackward>` is the beginning of the way back: the result remembers the operation that
-# made it, that operation remembers its inputs, and so on.
+# `grad_fn=<AddmmBackward>` is the beginning of the way back: the result remembers the operation
+# that made it, that operation remembers its inputs, and so on.
 
 # %%
 node, path = out.grad_fn, []
 while node is not None:
     path.append(node.name())
     node = node.next_functions[0][0] if node.next_functions else None
-print(" → ".join(path))
+print("\n".join(path))
 
 # %% [markdown]
 # ## Gradients
 #
 # 勾配を求める（逆伝播）
 #
-# `backward` walks that way, and leaves in the `.grad` of each parameter how the output changes when
-# the parameter does. The output has ten numbers, so it must be told how much each of them counts: a
-# gradient of the same shape. A random one will do.
+# `backward` walks that way, and leaves in the `.grad` of each parameter how the output changes
+# when the parameter does. The output has ten numbers, so it must be told how much each of them
+# counts: a gradient of the same shape. A random one will do.
 #
 # Gradients *add up* in `.grad`, call after call. `zero_grad` puts them back to zero.
 
@@ -313,8 +317,8 @@ print("by hand:", ((output - target) * (output - target)).mean().item())
 # 誤差逆伝播
 #
 # The loss is one number, and `backward` needs no argument. Watch the six gradients of the first
-# layer's bias: zeros before, numbers after. (Recent versions of PyTorch print `None` for the first;
-# fastconv's `zero_grad` leaves zeros, unless it is called with `set_to_none=True`.)
+# layer's bias: zeros before, numbers after. (Recent versions of PyTorch print `None` for the
+# first; fastconv's `zero_grad` leaves zeros, unless it is called with `set_to_none=True`.)
 
 # %%
 net.zero_grad()
@@ -350,8 +354,8 @@ print(f"loss before {loss.item():.4f}, after one step {criterion(net(input), tar
 #
 # オプティマイザと学習の 1 ステップ
 #
-# `fastconv.optim` has that rule, and better ones, ready-made. One step of training is always the same
-# five lines: forget the old gradients, go forward, measure, go backward, update.
+# `fastconv.optim` has that rule, and better ones, ready-made. One step of training is always the
+# same five lines: forget the old gradients, go forward, measure, go backward, update.
 
 # %%
 import fastconv.optim as optim
@@ -369,16 +373,17 @@ optimizer.step()
 #
 # 学習ループ
 #
-# Training is that step, again and again.
+# Training is that step, again and again. There is only one image here, and the net learns its
+# target by heart.
 
 # %%
-for step in range(1, 101):
+for step in range(1, 61):
     optimizer.zero_grad()
     loss = criterion(net(input), target)
     loss.backward()
     optimizer.step()
-    if step % 20 == 0:
-        print(f"step {step:3}  loss {loss.item():.4f}")
+    if step % 10 == 0:
+        print(f"step {step}  loss {loss.item():.4f}")
 
 # %% [markdown]
 # ## Real digits
@@ -387,12 +392,12 @@ for step in range(1, 101):
 #
 # The package brings 1,797 handwritten digits (E. Alpaydin and C. Kaynak, *Optical Recognition of
 # Handwritten Digits*, UCI Machine Learning Repository, 1998,
-# [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)), enlarged from 8×8 to the 32×32 that our
-# network takes. Some of them are kept for the test: the network never sees them while it learns.
+# [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)), enlarged from 8×8 to the 32×32 that
+# our network takes. Some are kept for the test: the network never sees them while it learns.
 
 # %%
 images, labels = train_set.tensors
-print(len(train_set), "to learn from,", len(test_set), "to test with")
+print(f"{len(train_set):,} to learn from, {len(test_set):,} to test with")
 print(images.size(), images.dtype, labels.size(), labels.dtype)
 print(labels[:12])
 
@@ -402,11 +407,12 @@ for i, axes in enumerate(columns):
     axes.imshow(images[i, 0].numpy(), cmap="gray_r")
     axes.set_title(labels[i].item(), fontsize=9)
     axes.axis("off")
+plt.show()
 
 # %% [markdown]
-# Four things change against the loop above. Images come in batches of 16, in a new order each epoch.
-# The loss is `CrossEntropyLoss`, the usual one where the answer is one of several classes. The
-# optimizer keeps some of its momentum. And the learning rate falls from epoch to epoch.
+# Four things change against the loop above. Images come in batches of 16, in a new order each
+# epoch. The loss is `CrossEntropyLoss`, the usual one where the answer is one of several classes.
+# The optimizer keeps some of its momentum. And the learning rate falls from epoch to epoch.
 
 # %%
 from fastconv.data import DataLoader
@@ -449,14 +455,15 @@ means = [sum(losses[i : i + window]) / window for i in range(0, len(losses), win
 axes.semilogy([window * (i + 0.5) for i in range(epochs)], means, "o-", markersize=4)
 axes.set(xlabel="step", ylabel="loss")
 axes.legend(["of each batch", "mean of each epoch"])
+plt.show()
 
 # %% [markdown]
 # ## What it has learnt
 #
 # 学習結果を見る
 #
-# The six filters of the first layer answer to edges and strokes of several directions. Below them:
-# what each of them makes of one digit.
+# The six filters of the first layer (blue is positive, red negative), and below them what each
+# makes of one digit: some answer to ink, some to paper, some to an edge.
 
 # %% tags=["plot"]
 digit = images[:1]
@@ -471,10 +478,11 @@ for c in range(6):
     rows[1, c + 1].imshow(features[0, c].numpy(), cmap="gray_r")
 for axes in rows.flat:
     axes.axis("off")
+plt.show()
 
 # %% [markdown]
-# And the answer to the second question, as a picture of the trained weights: sixteen filters, one in
-# each column, and each has a 3×3 slice for every one of the six channels.
+# And the answer to the second question, as a picture of the trained weights: sixteen filters, one
+# in each column, and each has a 3×3 slice for every one of the six channels.
 
 # %% tags=["plot"]
 weight = net.conv2.weight.detach().numpy()
@@ -488,14 +496,15 @@ for c in range(6):
     grid[c, 0].set_ylabel(c, fontsize=8, rotation=0, va="center", labelpad=8)
 figure.supxlabel("filter")
 figure.supylabel("channel")
+plt.show()
 
 # %% [markdown]
 # ## Keeping it
 #
 # 重みを保存して、読み込む
 #
-# `state_dict` names all parameters; `save` writes them to one file, `load` reads them back. A second
-# network with the same weights gives the same scores.
+# `state_dict` names all parameters; `save` writes them to one file, `load` reads them back. A
+# second network with the same weights gives the same scores.
 
 # %%
 import tempfile
@@ -517,5 +526,7 @@ with torch.no_grad():
 #
 # * `fastconv train` does the last part from the command line, and `--data` takes a folder of
 #   MNIST-like files.
-# * Change the network (5×5 filters, more of them, `padding=1`), and look at `summary` before you train.
-# * `fastconv.kernels` has every step as a function on NumPy arrays, for those who want no network.
+# * Change the network (5×5 filters, more of them, `padding=1`), and look at `summary` before you
+#   train.
+# * `fastconv.kernels` has every step as a function on NumPy arrays, for those who want no
+#   network.

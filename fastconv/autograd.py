@@ -166,35 +166,35 @@ def record(op, array, inputs, backward, saves=(), saves_result=False, view_of=No
         result._version = view_of._version
         result._made_at = view_of._version[0]
     if _mode.enabled:
-        for t in inputs:
-            if t.requires_grad:
-                link(result, op, inputs, backward, saves, saves_result)
-                break
+        edges = _edges(inputs)
+        if edges is not None:
+            saved = [(t._version, t._version[0]) for t in saves] if saves else []
+            if saves_result:
+                saved.append((result._version, result._version[0]))
+            result.grad_fn = Node(op, edges, backward, saved)
+            result.requires_grad = True
     if observer is not None:
         observer(op, result, inputs)
     return result
 
 
-def link(result, op, inputs, backward, saves=(), saves_result=False):
-    """Make `result` what `op` made of `inputs`."""
-    edges = tuple([_edge(t) for t in inputs])
-    saved = [(t._version, t._version[0]) for t in saves]
-    if saves_result:
-        saved.append((result._version, result._version[0]))
-    result.grad_fn = Node(op, edges, backward, saved)
-    result.requires_grad = True
-
-
-def _edge(tensor):
-    if not tensor.requires_grad:
-        return None
-    if tensor.grad_fn is None:
-        return tensor
-    if tensor._made_at is not None and tensor._made_at != tensor._version[0]:
-        raise RuntimeError(
-            "this Tensor is a view of memory that was changed in place after the view was made; make the view anew"
-        )
-    return tensor.grad_fn
+def _edges(inputs):
+    """For each input the Node that made it, the leaf itself, or None; None altogether if no input requires grad."""
+    edges, some = [], False
+    for t in inputs:
+        if not t.requires_grad:
+            edges.append(None)
+            continue
+        some = True
+        if t.grad_fn is None:
+            edges.append(t)
+        elif t._made_at is None or t._made_at == t._version[0]:
+            edges.append(t.grad_fn)
+        else:
+            raise RuntimeError(
+                "this Tensor is a view of memory that was changed in place after the view was made; make the view anew"
+            )
+    return edges if some else None
 
 
 def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result=False):
@@ -205,7 +205,7 @@ def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result
             raise RuntimeError("a leaf Tensor that requires grad cannot be changed in place; use no_grad() or .data")
         if target._made_at is not None:
             raise RuntimeError("a view cannot be changed in place where gradients are recorded; use the op without _")
-    edges = tuple([_edge(t) for t in inputs]) if tracked else ()
+    edges = _edges(inputs) if tracked else None
     saved = [(t._version, t._version[0]) for t in saves if t is not target] if tracked else []
     compute()
     target._bump()
@@ -219,15 +219,17 @@ def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result
 
 def _accumulate(leaf, gradient, dy):
     """leaf.grad += gradient. The first one is kept itself, unless somebody else may hold its memory."""
-    if leaf.grad is None:
+    grad = leaf.grad
+    if grad is None:
         shared = gradient is dy or gradient.base is not None
         leaf.grad = _wrap(kernels.copy(gradient) if shared else gradient)
     else:
-        kernels.add(leaf.grad._array, gradient, out=leaf.grad._array)
-        leaf.grad._bump()
+        kernels.add(grad._array, gradient, out=grad._array)
+        grad._version[0] += 1
 
 
-def _run(node, dy, retain_graph):
+def _check(node):
+    """Whether what `node` saved is still there, and unchanged."""
     if node.backward is None:
         raise RuntimeError(
             "Trying to backward through the graph a second time: what it saved was freed by the first backward(). "
@@ -239,11 +241,6 @@ def _run(node, dy, retain_graph):
                 f"a Tensor that {node.name()} needs was changed in place after the forward pass "
                 f"(it is at version {cell[0]}, version {version} was recorded)"
             )
-    gradients = node.backward(dy)
-    if not retain_graph:
-        node.backward = None
-        node.saved = ()
-    return gradients
 
 
 def backward(root, gradient, retain_graph=False):
@@ -257,7 +254,9 @@ def backward(root, gradient, retain_graph=False):
     while ready:
         node = heapq.heappop(ready)[1]
         dy = pending.pop(node)
-        for edge, dx in zip(node.edges, _run(node, dy, retain_graph), strict=True):
+        _check(node)
+        gradients = node.backward(dy)
+        for edge, dx in zip(node.edges, gradients):  # noqa: B905 (a closure's length is fixed where it is written)
             if edge is None or dx is None:
                 continue
             if isinstance(edge, Tensor):
@@ -267,6 +266,9 @@ def backward(root, gradient, retain_graph=False):
             else:
                 pending[edge] = dx
                 heapq.heappush(ready, (-edge.order, edge))
+        if not retain_graph:
+            node.backward = None
+            node.saved = ()
 
 
 # ---- Tensor -----------------------------------------------------------------------------------------

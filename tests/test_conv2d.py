@@ -86,14 +86,19 @@ CASES = [
     Case((1, 2, 3, 100), 2, (3, 3), padding=1),
     Case((4, 3, 2, 2), 3, (2, 2), stride=2, padding=1),
     Case((1, 1, 5, 5), 2, (2, 2), stride=4),
+    Case((1, 2, 7, 6), 64, (2, 7), stride=2, padding=(2, 3), dilation=(2, 1)),
+    Case((2, 24, 8, 15), 16, (3, 3), stride=(2, 1), padding=(1, 2)),
 ]
-# The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512.
+# The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512; then
+# batches that are cut into pieces, images and weights that do not stay in the cache.
 DEEP = [
     Case((1, 64, 3, 3), 3, (3, 3), padding=1),
     Case((1, 3, 3, 3), 64, (3, 3), padding=1),
     Case((3, 2, 14, 15), 3, (3, 3), padding=1),
     Case((5, 1, 20, 20), 2, (3, 3)),
     Case((5, 4, 20, 19), 6, (2, 2), groups=2),
+    Case((1, 9, 90, 90), 2, (3, 3), padding=1),
+    Case((2, 290, 4, 4), 130, (3, 3)),
 ]
 EMPTY = [
     Case((0, 3, 5, 5), 4, (3, 3), padding=1),
@@ -264,3 +269,19 @@ def test_nan_and_inf_reach_the_windows_that_see_them(isa, dtype, rng, value):
         check(y, ref.conv2d_forward(x, w, b, *case.args))
         dx = kernels.conv2d_backward_input(dy, w, case.size, *case.args)
         check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", [CASES[2], CASES[23], DEEP[3], DEEP[4]], ids=str)
+def test_nan_and_inf_reach_the_weights_that_met_them(isa, dtype, rng, value, case):
+    x, _, _, dy = case.arrays(rng, dtype, integers)
+    x[x == 0] = dy[dy == 0] = 1
+    for given in (x, dy):
+        before = given[0, -1, -1, -1]
+        given[0, -1, -1, -1] = value
+        with np.errstate(invalid="ignore"):
+            results = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+            expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+            for d, e in zip(results, expected, strict=True):
+                check(d, e)
+        given[0, -1, -1, -1] = before

@@ -82,9 +82,32 @@ cdef cnp.ndarray output(object out, int ndim, const int64_t *shape, int type_num
     return out
 
 
+cdef void extent(cnp.ndarray x, size_t *first, size_t *last) noexcept:
+    """The addresses from the first byte of x to the one after its last."""
+    cdef int d
+    first[0] = <size_t>x.data
+    last[0] = first[0] + x.itemsize
+    for d in range(x.ndim):
+        if x.shape[d] == 0:
+            last[0] = first[0]
+            return
+        if x.strides[d] > 0:
+            last[0] += <size_t>((x.shape[d] - 1) * x.strides[d])
+        else:
+            first[0] -= <size_t>((1 - x.shape[d]) * x.strides[d])
+
+
+cdef bint overlap(cnp.ndarray x, cnp.ndarray y) noexcept:
+    """Whether the memory between the first and the last element of one meets that of the other."""
+    cdef size_t first_x, last_x, first_y, last_y
+    extent(x, &first_x, &last_x)
+    extent(y, &first_y, &last_y)
+    return first_x < last_y and first_y < last_x and last_x > first_x and last_y > first_y
+
+
 cdef int refuse_overlap(cnp.ndarray out, cnp.ndarray x, str name) except -1:
     """For kernels that read x after they have begun to write out."""
-    if x is not None and np.may_share_memory(out, x):
+    if x is not None and overlap(out, x):
         raise ValueError(f"out shares memory with {name}")
     return 0
 
@@ -101,9 +124,10 @@ cdef int require_shape(cnp.ndarray x, str name, int ndim, const int64_t *shape) 
 
 cdef int64_t as_int(object value, str name, int64_t smallest) except? -1:
     """A Python or NumPy integer from smallest to LARGEST."""
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    value = value.__index__()
+    if type(value) is not int:
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        value = value.__index__()
     if not smallest <= value <= LARGEST:
         raise ValueError(f"{name} must be from {smallest} to {LARGEST}, got {value}")
     return value

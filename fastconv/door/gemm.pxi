@@ -137,11 +137,18 @@ def linear_backward_weight(dy, x, *, bias=True):
 
     dy: (..., out), x: (..., in). Returns (dw, db): (out, in) and (out), or (dw, None) without bias.
     """
-    cdef cnp.ndarray grad = floats(dy, "dy"), input = floats(x, "x", grad.ndim, type_of(grad))
+    cdef cnp.ndarray grad = floats(dy, "dy"), input = floats(x, "x", grad.ndim, type_of(grad)), db = None
+    cdef int64_t features
+    cdef sum_args args
     if grad.ndim == 0 or shape_of(grad)[:-1] != shape_of(input)[:-1]:
         raise ValueError(f"dy {shape_of(grad)} and x {shape_of(input)} must agree in all axes but the last")
-    grad = _rows(grad)
-    return gemm(grad, _rows(input), transpose_a=True), sum(grad, 0) if bias else None
+    grad = contiguous(_rows(grad))
+    if bias:
+        features = grad.shape[1]
+        db = empty(1, &features, type_of(grad))
+        args = sum_args(outer=1, n=grad.shape[0], inner=features, scale=1.0, x=grad.data, y=db.data)
+        run(type_of(grad), FC_sum, &args)
+    return gemm(grad, _rows(input), transpose_a=True), db
 
 
 cdef cnp.ndarray _rows(cnp.ndarray x):

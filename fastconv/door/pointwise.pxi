@@ -58,7 +58,7 @@ cdef int merge_axes(axes *s, int operands) except -1:
 cdef int check_in_place(cnp.ndarray y, cnp.ndarray x) except -1:
     """out may be an operand, element by element, but not another part of its memory."""
     cdef bint same
-    if np.may_share_memory(y, x):
+    if overlap(y, x):
         same = y.data == x.data and y.ndim == x.ndim and cnp.PyArray_ISCARRAY_RO(x) and shape_of(y) == shape_of(x)
         if not same:
             raise ValueError("out overlaps an operand without being that same array")
@@ -319,7 +319,7 @@ def assign(y, x):
     if source.ndim > target.ndim or set_operand(&s, 0, source):
         raise ValueError(f"x of shape {shape_of(source)} does not broadcast to y of shape {shape_of(target)}")
     set_operand(&s, 1, target)
-    if np.may_share_memory(source, target):
+    if overlap(source, target):
         return assign(y, source.copy())
     merge_axes(&s, 2)
     if s.ndim > FC_MAX_DIMS:

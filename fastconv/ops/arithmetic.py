@@ -247,12 +247,12 @@ def sigmoid(input):
 @method("relu")
 def relu(input):
     """max(input, 0)."""
-    return _unary(
-        "Relu",
-        kernels.relu,
-        input,
-        lambda dy, x, y: kernels.relu_backward(dy, y),
-        saves_result=True,
+    input = as_tensor(input, "input")
+    if not is_floating(input):
+        return integer_result("maximum", input._array, 0)
+    y = kernels.relu(input._array)
+    return record(
+        "Relu", y, (input,), lambda dy: (kernels.relu_backward(dy, y),), saves_result=True
     )
 
 

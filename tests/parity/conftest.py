@@ -7,6 +7,8 @@ import pytest
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
+    pytest.register_assert_rewrite("twins")
+
     import torch
 
     import fastconv
@@ -23,4 +25,6 @@ else:
 
 def pytest_report_header():
     found = importlib.util.find_spec("torch") is not None
-    return "parity with PyTorch" if found else "parity: PyTorch is missing; pip install torch==2.13.0"
+    return (
+        "parity with PyTorch" if found else "parity: PyTorch is missing; pip install torch==2.13.0"
+    )

@@ -20,8 +20,12 @@ def lenient(name, left, right):
     """Where fastconv gives the result that NumPy or Python would, and PyTorch an error: on purpose."""
     booleans = [kind.endswith(("bool", "True")) for kind in (left, right)]
     return (name == "sub" and any(booleans) and not all(booleans)) or (
-        name == "pow" and left == "True" and right.endswith(("float32", "float64"))
-        or name == "pow" and right.endswith("bool") and left.endswith(("float32", "float64"))
+        name == "pow"
+        and left == "True"
+        and right.endswith(("float32", "float64"))
+        or name == "pow"
+        and right.endswith("bool")
+        and left.endswith(("float32", "float64"))
     )
 
 
@@ -69,7 +73,9 @@ def test_what_fastconv_leaves_out(name):
     refused(lambda torch, a: getattr(operator, name)(a.detach(), a.detach()), operand(kind, 1))
 
 
-@pytest.mark.parametrize("function", ["add", "sub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"])
+@pytest.mark.parametrize(
+    "function", ["add", "sub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"]
+)
 @pytest.mark.parametrize("right", ["float32", "0-d float64", "int64", "2", "1.5"])
 def test_function(function, right):
     a, b = operand("float32", 3), operand(right, 4)
@@ -92,7 +98,9 @@ def test_in_place(function, left):
 @pytest.mark.parametrize("alpha", [2, 0.5, -1])
 def test_alpha(function, alpha):
     compare(
-        lambda torch, a, b: getattr(a.clone(), function)(b, alpha=alpha), normal(3), normal(3, seed=1)
+        lambda torch, a, b: getattr(a.clone(), function)(b, alpha=alpha),
+        normal(3),
+        normal(3, seed=1),
     )
 
 

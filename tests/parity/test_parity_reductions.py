@@ -30,7 +30,9 @@ def test_totals(name, shape, keepdim):
     )
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "argmax", "argmin", "all", "any", "var", "std"])
+@pytest.mark.parametrize(
+    "name", ["sum", "mean", "max", "min", "argmax", "argmin", "all", "any", "var", "std"]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_of_all(name, dtype):
     if (name, dtype) in ELSEWHERE:
@@ -46,7 +48,13 @@ def test_along_an_axis(name, dtype):
     if (name, dtype) in ELSEWHERE:
         return
     x = distinct(2, 3, 4, dtype="float64")
-    x = (x > 0).astype(bool) if dtype == "bool" else np.abs(x).astype(dtype) if dtype == "uint8" else x.astype(dtype)
+    x = (
+        (x > 0).astype(bool)
+        if dtype == "bool"
+        else np.abs(x).astype(dtype)
+        if dtype == "uint8"
+        else x.astype(dtype)
+    )
     cases = []
     for dim in range(-4, 4):
         cases.append((dim, lambda torch, x, dim=dim: getattr(torch, name)(x, dim), x))
@@ -65,7 +73,9 @@ def test_unbiased(name, unbiased):
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
-@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "argmax", "argmin", "all", "any", "var"])
+@pytest.mark.parametrize(
+    "name", ["sum", "mean", "max", "min", "argmax", "argmin", "all", "any", "var"]
+)
 def test_empty(name, shape):
     x = normal(*shape)
     cases = [("all", lambda torch, x: getattr(torch, name)(x), x)]
@@ -96,7 +106,9 @@ def test_of_two(name):
 
 @pytest.mark.parametrize("name", ["max", "min", "argmax", "argmin"])
 @pytest.mark.parametrize(
-    "row", [[1, np.nan, 2, np.nan], [np.nan] * 3, [-np.inf, 1, np.inf], [-np.inf] * 2, [np.inf, np.nan]], ids=str
+    "row",
+    [[1, np.nan, 2, np.nan], [np.nan] * 3, [-np.inf, 1, np.inf], [-np.inf] * 2, [np.inf, np.nan]],
+    ids=str,
 )
 def test_not_finite(name, row):
     x = np.array([row, row[::-1]], np.float32)
@@ -112,7 +124,10 @@ def test_totals_of_what_is_not_finite(name):
 
 
 def test_results_with_names():
-    compare(lambda torch, x: (x.max(1).values, x.max(1).indices, x.min(1)[0], x.min(1)[1]), distinct(3, 4))
+    compare(
+        lambda torch, x: (x.max(1).values, x.max(1).indices, x.min(1)[0], x.min(1)[1]),
+        distinct(3, 4),
+    )
     compare(lambda torch, x: [t for t in torch.max(x, dim=1)], distinct(3, 4))
 
 
@@ -122,8 +137,13 @@ def test_one_tensor_and_its_index():
     target = np.arange(8) % 5
     compare(lambda torch, x, t: (x.argmax(1) == t).sum().item(), scores, target)
     compare(lambda torch, x, t: (torch.max(x.data, 1)[1] == t).sum().item(), scores, target)
-    compare(lambda torch, x, t: x.argmax(dim=1, keepdim=True).eq(t.view_as(x.argmax(1, True))).sum().item(),
-            scores, target)
+    compare(
+        lambda torch, x, t: (
+            x.argmax(dim=1, keepdim=True).eq(t.view_as(x.argmax(1, True))).sum().item()
+        ),
+        scores,
+        target,
+    )
     compare(lambda torch, x, t: (x.argmax(1) == t).float().mean().item(), scores, target)
 
 

@@ -54,7 +54,10 @@ def test_dtypes(name, dtype):
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 0, 3), (3, 1, 4)])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_shapes(name, shape):
-    compare(lambda torch, x: getattr(torch, name)(x), np.asarray(np.abs(normal(*shape)) + np.float32(0.1)))
+    compare(
+        lambda torch, x: getattr(torch, name)(x),
+        np.asarray(np.abs(normal(*shape)) + np.float32(0.1)),
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
@@ -93,7 +96,15 @@ def test_softmax(name, shape, dtype):
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax_of_special_numbers(name):
     inf, nan = np.inf, np.nan
-    rows = [[1, inf, 2], [inf, inf, 0], [-inf, 1, 2], [-inf] * 3, [nan, 1, 2], [1e4, 0, -1e4], [1e38] * 3]
+    rows = [
+        [1, inf, 2],
+        [inf, inf, 0],
+        [-inf, 1, 2],
+        [-inf] * 3,
+        [nan, 1, 2],
+        [1e4, 0, -1e4],
+        [1e38] * 3,
+    ]
     x = np.array(rows, np.float32)
     compare(lambda torch, x: getattr(torch, name)(x, 1), x)
     compare(lambda torch, x: getattr(torch, name)(x, 0), x.T.copy())
@@ -127,13 +138,22 @@ def test_functional_and_layers(name):
 def test_conversions(dtype, method):
     x = np.array([0, 1, 2.75, 100]).astype(dtype)
     compare(lambda torch, x: getattr(x, method)(), x)
-    name = {"float": "float32", "double": "float64", "long": "int64", "int": "int32", "bool": "bool"}[method]
+    name = {
+        "float": "float32",
+        "double": "float64",
+        "long": "int64",
+        "int": "int32",
+        "bool": "bool",
+    }[method]
     compare(lambda torch, x: x.to(getattr(torch, name)), x)
     compare(lambda torch, x: x.type(getattr(torch, name)), x)
 
 
 def test_conversion_cuts_towards_zero():
-    compare(lambda torch, x: (x.long(), x.int(), x.bool()), np.array([-1.9, -0.5, 0.0, 0.5, 1.9], np.float32))
+    compare(
+        lambda torch, x: (x.long(), x.int(), x.bool()),
+        np.array([-1.9, -0.5, 0.0, 0.5, 1.9], np.float32),
+    )
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda", "nonsense"])

@@ -143,7 +143,9 @@ def test_errors(name):
     compare(lambda torch, x: WRONG[name](x), X)
 
 
-@pytest.mark.parametrize("key", [0, -1, slice(1, None), (slice(None), 1), (0, 1, 2), ..., [1, 0], (0, [2, 0])], ids=str)
+@pytest.mark.parametrize(
+    "key", [0, -1, slice(1, None), (slice(None), 1), (0, 1, 2), ..., [1, 0], (0, [2, 0])], ids=str
+)
 @pytest.mark.parametrize("value", [5, 2.5, "tensor", "row"])
 def test_assignment(key, value):
     def program(torch, x, v):
@@ -208,20 +210,45 @@ def test_joining_of_dtypes(name):
 
 
 def test_functions_of_the_library():
-    names = ["flatten", "squeeze", "unsqueeze", "permute", "transpose", "reshape", "clone", "unbind"]
+    names = [
+        "flatten",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "reshape",
+        "clone",
+        "unbind",
+    ]
     arguments = [(1,), (), (1,), ((2, 0, 1),), (0, 2), ((4, 6),), (), (1,)]
     differences(
         (name, lambda torch, x, n=name, a=arguments[i]: getattr(torch, n)(x, *a), X)
         for i, name in enumerate(names)
     )
     differences(
-        (name, lambda torch, x, n=name: getattr(torch, n)(x, 2, dim=1), X) for name in ("split", "chunk")
+        (name, lambda torch, x, n=name: getattr(torch, n)(x, 2, dim=1), X)
+        for name in ("split", "chunk")
     )
 
 
 def test_sizes():
-    compare(lambda torch, x: (x.size(), x.shape, x.size(0), x.size(-1), x.ndim, x.dim(), x.numel(), len(x)), X)
-    compare(lambda torch, x: (x.stride(), x.T.is_contiguous(), x.is_contiguous(), x.element_size()), X[0])
+    compare(
+        lambda torch, x: (
+            x.size(),
+            x.shape,
+            x.size(0),
+            x.size(-1),
+            x.ndim,
+            x.dim(),
+            x.numel(),
+            len(x),
+        ),
+        X,
+    )
+    compare(
+        lambda torch, x: (x.stride(), x.T.is_contiguous(), x.is_contiguous(), x.element_size()),
+        X[0],
+    )
     compare(lambda torch, x: (x.transpose(0, 2).stride(), x.stride(1), x.nelement()), X)
     compare(lambda torch, x: (x.size().numel(), x.tolist(), x.is_leaf, (x * 2).is_leaf), X)
     compare(lambda torch, x: x.size(3), X)
@@ -235,7 +262,9 @@ def test_negative_steps_are_allowed():
     y = x[::-1, :, ::-2]
     assert (y.detach().numpy() == X[::-1, :, ::-2]).all()
     y.backward(y.detach())
-    assert (x.grad.numpy()[:, :, 1::2] == X[:, :, 1::2]).all() and not x.grad.numpy()[:, :, ::2].any()
+    assert (x.grad.numpy()[:, :, 1::2] == X[:, :, 1::2]).all() and not x.grad.numpy()[
+        :, :, ::2
+    ].any()
 
 
 def test_views_in_place():

@@ -94,8 +94,12 @@ def check_array(actual, expected, ulps, label, relative=False, coarsest=0.0):
 
     coarsest: the eps of the coarsest dtype that took part, if that is not expected's.
     """
-    assert actual.dtype == expected.dtype, f"{label}: dtype {actual.dtype}, PyTorch has {expected.dtype}"
-    assert actual.shape == expected.shape, f"{label}: shape {actual.shape}, PyTorch has {expected.shape}"
+    assert actual.dtype == expected.dtype, (
+        f"{label}: dtype {actual.dtype}, PyTorch has {expected.dtype}"
+    )
+    assert actual.shape == expected.shape, (
+        f"{label}: shape {actual.shape}, PyTorch has {expected.shape}"
+    )
     same = (actual == expected) | ((actual != actual) & (expected != expected))
     if expected.dtype.kind == "f":
         with np.errstate(all="ignore"):
@@ -112,15 +116,23 @@ def check_array(actual, expected, ulps, label, relative=False, coarsest=0.0):
 
 def check_result(actual, expected, ulps, label, relative=False, coarsest=0.0):
     """Two results of one program."""
-    assert is_tensor(actual) == is_tensor(expected), f"{label}: {actual!r}, PyTorch has {expected!r}"
+    assert is_tensor(actual) == is_tensor(expected), (
+        f"{label}: {actual!r}, PyTorch has {expected!r}"
+    )
     if not is_tensor(expected):
         if isinstance(expected, float):
             actual, expected = np.float64(actual), np.float64(expected)
             return check_array(np.asarray(actual), np.asarray(expected), ulps, label, relative)
-        assert type(actual) is type(expected) or dtype_like(actual), f"{label}: {type(actual)}, {type(expected)}"
-        assert str(actual) == str(expected).replace("torch.", ""), f"{label}: {actual!r}, {expected!r}"
+        assert type(actual) is type(expected) or dtype_like(actual), (
+            f"{label}: {type(actual)}, {type(expected)}"
+        )
+        assert str(actual) == str(expected).replace("torch.", ""), (
+            f"{label}: {actual!r}, {expected!r}"
+        )
         return None
-    assert actual.requires_grad == expected.requires_grad, f"{label}: requires_grad {actual.requires_grad}"
+    assert actual.requires_grad == expected.requires_grad, (
+        f"{label}: requires_grad {actual.requires_grad}"
+    )
     return check_array(to_numpy(actual), to_numpy(expected), ulps, label, relative, coarsest)
 
 
@@ -145,7 +157,9 @@ def compare(program, *arrays, ulps=8, relative=False, backward=True):
     for i, (actual, expected) in enumerate(zip(ours[0], theirs[0], strict=True)):
         check_result(actual, expected, ulps, f"result {i}", relative, coarsest)
     for i, (actual, expected) in enumerate(zip(ours[1], theirs[1], strict=True)):
-        assert (actual is None) == (expected is None), f"gradient {i}: {actual}, PyTorch has {expected}"
+        assert (actual is None) == (expected is None), (
+            f"gradient {i}: {actual}, PyTorch has {expected}"
+        )
         if expected is not None:
             check_result(actual, expected, ulps, f"gradient {i}", relative, coarsest)
 
@@ -170,6 +184,26 @@ def refused(program, *arrays):
 def renamed(text):
     """What PyTorch prints, with our name, and names of nodes without their number."""
     return re.sub(r"(\w+Backward)\d", r"\1", text.replace("torch.", "fastconv."))
+
+
+def unbroken(text):
+    """`text` with what follows a Tensor's numbers (dtype=, grad_fn=) on their line, however long that gets.
+
+    Where PyTorch breaks the line depends on the length of the names, and "fastconv" is longer than "torch".
+    """
+    return re.sub(
+        r",\n +(dtype=|grad_fn=)", r", \1", re.sub(r",\n +(requires_grad=True\))", r", \1", text)
+    )
+
+
+def same_print(program, *arrays):
+    """repr and str are equal, but for the library's name and the number that PyTorch puts behind a node's."""
+    for show in (repr, str):
+        ours, theirs = (show(program(lib, *[lib.tensor(a) for a in arrays])) for lib in LIBRARIES)
+        theirs = renamed(theirs)
+        if "dtype=" in theirs or "grad_fn=" in theirs:
+            ours, theirs = unbroken(ours), unbroken(theirs)
+        assert ours == theirs
 
 
 def normal(*shape, dtype="float32", seed=0):
