@@ -53,6 +53,10 @@ static row_pair current_row(void) {
     return current;
 }
 
-const char *fc_current_isa(void) { return (*current_row())[0].isa; }
+const char *fc_current_isa(void) {
+    return (*current_row())[0].isa;
+}
 
-int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args) { return (*current_row())[dtype].kernel[id](args); }
+int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args) {
+    return (*current_row())[dtype].kernel[id](args);
+}

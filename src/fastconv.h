@@ -11,19 +11,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FC_MAX_DIMS 8 /* axes of a strided operand, after neighbours that form one axis were merged */
+#define FC_MAX_DIMS  8 /* axes of a strided operand, after neighbours that form one axis were merged */
 #define FC_NO_MEMORY (-1)
 
 /* ---- the list: argument structs, identifiers, names ------------------------------------------ */
 
 /* Every field takes whole 8-byte words, so that a list of calls can be stored and replayed. */
-#define SIZE(name) int64_t name;
+#define SIZE(name)         int64_t name;
 #define SIZES(name, count) int64_t name[count];
-#define REAL(name) double name;
-#define IN(name) const void *name;
-#define OUT(name) void *name;
-#define INOUT(name) void *name;
-#define KERNEL(name, fields) typedef struct name##_args { fields } name##_args;
+#define REAL(name)         double name;
+#define IN(name)           const void *name;
+#define OUT(name)          void *name;
+#define INOUT(name)        void *name;
+#define KERNEL(name, fields)     \
+    typedef struct name##_args { \
+        fields                   \
+    } name##_args;
 #include "kernels.def"
 #undef KERNEL
 #undef SIZE
@@ -63,7 +66,7 @@ int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args);
 
 /* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */
 
-#define FC_MAX_THREADS 256
+#define FC_MAX_THREADS   256
 #define FC_PARALLEL_WORK 6000.0 /* nanoseconds of work below which a second thread does not pay */
 
 typedef int fc_task(int64_t first, int64_t last, void *context);

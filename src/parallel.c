@@ -157,8 +157,12 @@ int fc_parallel(int64_t count, double work, fc_task *task, void *context) {
     return status;
 }
 
-void fc_set_num_threads(int threads) { atomic_store(&wanted_threads, threads); }
-int fc_get_num_threads(void) { return atomic_load(&wanted_threads); }
+void fc_set_num_threads(int threads) {
+    atomic_store(&wanted_threads, threads);
+}
+int fc_get_num_threads(void) {
+    return atomic_load(&wanted_threads);
+}
 
 /* ---- scratch memory ------------------------------------------------------------------------------ */
 
@@ -177,7 +181,9 @@ static void free_scratch(void *argument) {
     free(s);
 }
 
-static void make_key(void) { pthread_key_create(&scratch_key, free_scratch); }
+static void make_key(void) {
+    pthread_key_create(&scratch_key, free_scratch);
+}
 
 void *fc_scratch(int slot, size_t bytes) {
     if (!mine) {

@@ -65,6 +65,8 @@ def matmul(a, b, *, out=None):
     products = out.reshape(full)
     if not np.may_share_memory(products, out) and products.size:
         raise ValueError("out must be C-contiguous, aligned, writeable and in native byte order")
+    refuse_overlap(out, left, "a")
+    refuse_overlap(out, right, "b")
     left_2d = np.broadcast_to(left_2d, stack + left_2d.shape[-2:])
     right_2d = np.broadcast_to(right_2d, stack + right_2d.shape[-2:])
     for index in np.ndindex(stack):

@@ -28,6 +28,12 @@ def mse_loss_backward(dy, x, target, reduction="mean"):
     return dx
 
 
+cdef int64_t as_label(object ignore_index) except? -1:
+    if not hasattr(ignore_index, "__index__"):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    return ignore_index.__index__()
+
+
 cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p, int64_t ignore_index):
     """Labels as int64, each a class or ignore_index; log_p: (N, C, ...), target: (N, ...)."""
     cdef cnp.ndarray labels = plain_array(target, "target")
@@ -87,23 +93,25 @@ def nll_loss_forward(log_p, target, weight=None, ignore_index=-100, reduction="m
     Raises IndexError for a target out of bounds, TypeError and ValueError for dtypes and shapes.
     """
     cdef cnp.ndarray log_probability = contiguous(floats(log_p, "log_p"))
-    cdef cnp.ndarray labels = class_labels(target, log_probability, ignore_index)
-    return nll(log_probability, labels, class_weights(weight, log_probability), ignore_index, as_reduction(reduction))[0]
+    cdef int64_t ignored = as_label(ignore_index)
+    cdef cnp.ndarray labels = class_labels(target, log_probability, ignored)
+    return nll(log_probability, labels, class_weights(weight, log_probability), ignored, as_reduction(reduction))[0]
 
 
 def nll_loss_backward(dy, log_p, target, weight=None, ignore_index=-100, reduction="mean"):
     """d/d log_p: -weight[t] dy at the targets, divided by the sum of their weights for the mean; 0 elsewhere."""
     cdef cnp.ndarray log_probability = contiguous(floats(log_p, "log_p"))
     cdef cnp.ndarray grad = contiguous(floats(dy, "dy", -1, type_of(log_probability)))
-    cdef cnp.ndarray labels = class_labels(target, log_probability, ignore_index), dx
+    cdef int64_t ignored = as_label(ignore_index)
+    cdef cnp.ndarray labels = class_labels(target, log_probability, ignored), dx
     cdef cnp.ndarray weights = class_weights(weight, log_probability), total
     cdef int kind = as_reduction(reduction)
     require_shape(grad, "dy", 0 if kind else labels.ndim, <int64_t *>labels.shape)
-    total = nll(log_probability, labels, weights, ignore_index, kind)[1]
+    total = nll(log_probability, labels, weights, ignored, kind)[1]
     dx = empty(log_probability.ndim, <int64_t *>log_probability.shape, type_of(log_probability))
     cdef nll_loss_backward_args args = nll_loss_backward_args(
         N=log_probability.shape[0], C=log_probability.shape[1], inner=inner_size(log_probability),
-        ignore_index=ignore_index, reduction=kind, dy=grad.data, target=labels.data, weight=NULL, total=total.data,
+        ignore_index=ignored, reduction=kind, dy=grad.data, target=labels.data, weight=NULL, total=total.data,
         dx=dx.data)
     if weights is not None:
         args.weight = weights.data

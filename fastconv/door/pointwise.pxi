@@ -92,10 +92,16 @@ cdef cnp.ndarray unary(fc_kernel_id kernel, object x, object out):
 
 cdef cnp.ndarray operand(object x, str name, object other):
     """An array, or a number as an array of the other operand's type."""
+    cdef cnp.ndarray number
     if not isinstance(x, np.ndarray) and isinstance(x, (int, float, np.integer, np.floating)):
         if not isinstance(other, np.ndarray):
             raise TypeError("one of the operands must be a NumPy array")
-        return np.array(x, floats(other, "the other operand").dtype)
+        number = empty(0, NULL, type_of(floats(other, "the other operand")))
+        if type_of(number) == cnp.NPY_FLOAT:
+            (<float *>number.data)[0] = <float><double>x
+        else:
+            (<double *>number.data)[0] = x
+        return number
     return floats(x, name)
 
 
@@ -338,7 +344,19 @@ def fill(y, value):
     """y[...] = value, one number; y of any strides."""
     if not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"value must be a number, got {type(value).__name__}")
-    assign(y, value)
+    cdef cnp.ndarray target
+    cdef assign_args args
+    cdef double number = value
+    cdef float single = <float>number
+    if not cnp.PyArray_CheckExact(y) or not cnp.PyArray_ISCARRAY(y):
+        assign(y, value)
+        return
+    target = floats(y, "y")
+    args.ndim, args.shape[0], args.a_strides[0], args.y_strides[0] = 1, target.size, 0, 1
+    args.a = <void *>&single if type_of(target) == cnp.NPY_FLOAT else <void *>&number
+    args.y = target.data
+    if target.size:
+        run(type_of(target), FC_assign, &args)
 
 
 def cast(x, dtype):

@@ -3,10 +3,14 @@
 from libc.math cimport cos as c_cos, log1p as c_log1p, sin as c_sin, sqrt as c_sqrt
 
 
-cdef cnp.ndarray as_words(object words, int64_t count):
-    if not isinstance(words, np.ndarray) or words.dtype != np.uint32 or words.ndim != 1 or words.size != count:
-        raise ValueError(f"words must be {count} numbers of uint32")
-    return contiguous(words)
+cdef cnp.ndarray as_words(object words, int64_t count=-1):
+    """words as a uint32 array of one axis, of `count` elements unless that is -1."""
+    cdef cnp.ndarray array = plain_array(words, "words")
+    if cnp.PyArray_TYPE(array) != cnp.NPY_UINT32:
+        raise TypeError(f"words must be uint32, got {array.dtype}")
+    if array.ndim != 1 or (count >= 0 and array.size != count):
+        raise ValueError(f"words must have shape ({count if count >= 0 else 'n'},), got {shape_of(array)}")
+    return contiguous(array)
 
 
 def random_uniform(words, low, high, dtype):
@@ -18,8 +22,12 @@ def random_uniform(words, low, high, dtype):
     cdef int type_number = np.dtype(dtype).num
     if type_number != cnp.NPY_FLOAT and type_number != cnp.NPY_DOUBLE:
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
-    cdef int64_t count = words.size // (2 if type_number == cnp.NPY_DOUBLE else 1)
-    cdef cnp.ndarray source = as_words(words, count * (2 if type_number == cnp.NPY_DOUBLE else 1))
+    cdef cnp.ndarray source = as_words(words)
+    cdef int64_t count = source.size
+    if type_number == cnp.NPY_DOUBLE:
+        if count % 2:
+            raise ValueError(f"float64 numbers take two words each, got {count} words")
+        count //= 2
     y = empty(1, &count, type_number)
     cdef random_uniform_args args = random_uniform_args(n=count, low=low, high=high, words=source.data, y=y.data)
     run(type_number, FC_random_uniform, &args)
@@ -61,4 +69,4 @@ def random_integers(words, low, high):
     cdef object span = high - low
     if not 0 < span < 2**32:
         raise ValueError(f"high - low must be from 1 to 2**32 - 1, got {low} and {high}")
-    return (as_words(words, words.size) % np.uint32(span)).astype(np.int64) + low
+    return (as_words(words) % np.uint32(span)).astype(np.int64) + low

@@ -1,6 +1,8 @@
 """Shapes and indices: views of the same memory where PyTorch gives views, copies where it copies."""
 
 import builtins
+import itertools
+import math
 
 import numpy as np
 
@@ -13,7 +15,7 @@ def _sizes(sizes):
     """The sizes of view(2, 3) and of view((2, 3)) as a tuple of ints."""
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
         sizes = sizes[0]
-    return tuple(int(s) if hasattr(s, "__index__") else s for s in sizes)
+    return tuple([s if type(s) is int else s.__index__() for s in sizes])
 
 
 def _view(op, input, array, undo):
@@ -28,16 +30,20 @@ def _reshaped(op, input, sizes, must_share):
         array = x.reshape(sizes)
     except ValueError:
         raise RuntimeError(f"shape {list(sizes)} is invalid for input of size {x.size}") from None
-    if must_share and x.size and not np.may_share_memory(array, x):
+    shares = x.flags.c_contiguous or x.size == 0 or np.may_share_memory(array, x)
+    if must_share and not shares:
         raise RuntimeError(
             "view size is not compatible with input tensor's size and stride; use .reshape(...) instead"
         )
-    return _view(op, input, array, lambda dy: dy.reshape(x.shape))
+    shape = x.shape
+    return record(
+        op, array, (input,), lambda dy: (dy.reshape(shape),), view_of=input if shares else None
+    )
 
 
 @method("view")
 def view(input, *sizes):
-    """The same memory with another shape; one size may be -1. With a dtype: a conversion is not a view, use to()."""
+    """The same memory with another shape; one size may be -1."""
     return _reshaped("View", input, _sizes(sizes), True)
 
 
@@ -65,7 +71,7 @@ def flatten(input, start_dim=0, end_dim=-1):
     if first > last:
         raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
     shape = input._array.shape
-    merged = int(np.prod(shape[first : last + 1], dtype=np.int64))
+    merged = math.prod(shape[first : last + 1])
     return reshape(input, *shape[:first], merged, *shape[last + 1 :])
 
 
@@ -99,7 +105,8 @@ def unsqueeze(input, dim):
 def permute(input, *dims):
     """The axes in another order."""
     dims = _sizes(dims)
-    inverse = np.argsort([d % input._array.ndim for d in dims])
+    order = [d % input._array.ndim for d in dims]
+    inverse = sorted(range(len(order)), key=order.__getitem__)
     return _view("Permute", input, input._array.transpose(dims), lambda dy: dy.transpose(inverse))
 
 
@@ -254,11 +261,22 @@ def cat(tensors, dim=0):
     for i, t in enumerate(tensors[1:], 1):
         dtype = common_dtype(tensors[i - 1], t) if dtype != t._array.dtype else dtype
     tensors = [cast(t, dtype) for t in tensors]
-    array = np.concatenate([t._array for t in tensors], dim)
-    ends = np.cumsum([t._array.shape[dim] for t in tensors])
-    lead = (slice(None),) * (dim % array.ndim)
-    ranges = [slice(e - t._array.shape[dim], e) for e, t in zip(ends, tensors, strict=True)]
-    return record("Cat", array, tensors, lambda dy: tuple(dy[(*lead, r)] for r in ranges))
+    shapes = [t._array.shape for t in tensors]
+    ndim = len(shapes[0])
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"dim {dim} is out of range for {ndim} axes")
+    dim %= ndim
+    if any(len(s) != ndim or s[:dim] + s[dim + 1 :] != shapes[0][:dim] + shapes[0][dim + 1 :] for s in shapes):
+        raise RuntimeError(f"cat along dim {dim} wants shapes that are equal elsewhere, got {shapes}")
+    ends = list(itertools.accumulate(s[dim] for s in shapes))
+    slots = [(slice(None),) * dim + (slice(e - s[dim], e),) for e, s in zip(ends, shapes, strict=True)]
+    array = np.empty(shapes[0][:dim] + (ends[-1],) + shapes[0][dim + 1 :], dtype)
+    for slot, t in zip(slots, tensors, strict=True):
+        if dtype.kind == "f":
+            kernels.assign(array[slot], t._array)
+        else:
+            array[slot] = t._array
+    return record("Cat", array, tensors, lambda dy: tuple(dy[slot] for slot in slots))
 
 
 concat = cat

@@ -1,7 +1,7 @@
 /* AVX-512: 32 registers of 64 bytes; tile 14 x 2 = 28 accumulators + 2 of b + 1 of a. */
-#define ISA x86_v4
+#define ISA          x86_v4
 #define VECTOR_BYTES 64
-#define TILE_ROWS 14
+#define TILE_ROWS    14
 #include "../kernels/prelude.h"
 
 #if defined(__x86_64__)

@@ -7,18 +7,24 @@
 
 /* NAME(gemm) is gemm_f32 or gemm_f64: each template is compiled once per dtype T. */
 #define FC_JOIN_(a, b) a##_##b
-#define FC_JOIN(a, b) FC_JOIN_(a, b)
-#define NAME(name) FC_JOIN(name, SUFFIX)
-/* The body of kernel `name`; its argument struct is *a. */
-#define KERNEL_BODY(name)                                        \
-    static int NAME(kernel_##name)(const void *args) {           \
-        const name##_args *const a = (const name##_args *)args;
+#define FC_JOIN(a, b)  FC_JOIN_(a, b)
+#define NAME(name)     FC_JOIN(name, SUFFIX)
+/* The function of kernel `name`; args points to its name_args. */
+#define KERNEL_BODY(name) static int NAME(kernel_##name)(const void *args)
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
-#define IVDEP _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
+#define IVDEP  _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
 
-static inline int64_t fc_min(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t fc_max(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t fc_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t fc_round_up(int64_t a, int64_t b) { return fc_ceil_div(a, b) * b; }
+static inline int64_t fc_min(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static inline int64_t fc_max(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+static inline int64_t fc_ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+static inline int64_t fc_round_up(int64_t a, int64_t b) {
+    return fc_ceil_div(a, b) * b;
+}

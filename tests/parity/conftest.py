@@ -7,8 +7,6 @@ import pytest
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    pytest.register_assert_rewrite("twins")
-
     import torch
 
     import fastconv

@@ -17,7 +17,7 @@ OPERANDS = (*DTYPES, *(f"0-d {d}" for d in DTYPES), *NUMBERS)
 
 
 def lenient(name, left, right):
-    """Where fastconv gives the result that NumPy or Python would, and PyTorch an error: on purpose."""
+    """Where fastconv gives, on purpose, what NumPy or Python would, and PyTorch an error."""
     booleans = [kind.endswith(("bool", "True")) for kind in (left, right)]
     return (name == "sub" and any(booleans) and not all(booleans)) or (
         name == "pow"
@@ -143,7 +143,7 @@ def test_broadcasting_in_place(name, shape_a, shape_b):
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 3, -1, -2, 0.5, 1.5, -0.5, 0.0, 2.0])
 def test_pow_of_zero_and_negatives(exponent):
-    """-0 and -inf are left out of half powers: IEEE's pow and PyTorch, which takes roots, disagree there."""
+    """Without half powers of -0 and -inf, where PyTorch takes roots and IEEE's pow does not."""
     x = np.array([0.0, 1.0, -1.0, 2.5, -2.5, np.inf, np.nan, -0.0, -np.inf], np.float32)
     x = x[:-2] if exponent % 1 else x
     compare(lambda torch, x: x**exponent, x, relative=True)

@@ -59,6 +59,23 @@ def test_conv2d(x, filters, kernel, options, dtype):
     compare(conv2d, x, w, ulps=ulps_of(terms))
 
 
+@pytest.mark.parametrize("stride", list(itertools.product((1, 2, 3), repeat=2)), ids=str)
+def test_conv2d_of_unequal_strides(stride):
+    """Strides, dilations and kernels that differ between height and width."""
+    cases = []
+    for r, s, *dilation, padding in itertools.product((1, 3), (1, 2, 3), (1, 2), (1, 2), (0, 1)):
+        options = {"stride": stride, "padding": padding, "dilation": dilation}
+        cases.append(
+            (
+                ((r, s), options),
+                lambda torch, x, w, options=options: torch.nn.functional.conv2d(x, w, **options),
+                normal(1, 2, 8, 9, dtype="float64"),
+                normal(3, 2, r, s, dtype="float64", seed=1),
+            )
+        )
+    differences(cases, ulps=32)
+
+
 @pytest.mark.parametrize("side", [5, 8])
 def test_conv2d_grid(side):
     """Every combination of kernel, stride, padding and dilation, in float64."""
@@ -208,13 +225,13 @@ def test_linear_shapes(w, b):
     compare(program, normal(5, 7), normal(*w), None if b is None else normal(*b))
 
 
-@pytest.mark.parametrize("w, b", [((7,), (1,)), ((4, 7), (1,))], ids=str)
-def test_linear_does_not_broadcast(w, b):
+def test_linear_does_not_broadcast():
     """PyTorch takes a weight of one row without its axis, and a bias of one number for all."""
-    program = lambda torch, x, w, b: torch.nn.functional.linear(
-        x, w, b.view(1 if w.ndim > 1 else ())
-    )  # noqa: E731
-    refused(program, normal(5, 7), normal(*w), normal(*b))
+    refused(lambda torch, x, w: torch.nn.functional.linear(x, w), normal(5, 7), normal(7))
+    refused(
+        lambda torch, *arguments: torch.nn.functional.linear(*arguments),
+        *(normal(5, 7), normal(4, 7), normal(1)),
+    )
 
 
 WINDOWS = [

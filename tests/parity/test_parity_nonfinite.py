@@ -38,7 +38,7 @@ def conv2d_arrays(channels, filters, options, dtype):
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 @pytest.mark.parametrize("channels, filters, options", LAYERS, ids=str)
 def test_conv2d(channels, filters, options, value, dtype):
-    """One spoiled pixel, or bias, spoils what sees it, and nothing else: other windows stay clean."""
+    """One spoiled pixel, or bias, spoils what sees it, and nothing else."""
     conv2d = lambda torch, x, w, b: torch.nn.functional.conv2d(x, w, b, **options)  # noqa: E731
     for i in (0, 2):
         arrays = conv2d_arrays(channels, filters, options, dtype)
@@ -50,7 +50,7 @@ def test_conv2d(channels, filters, options, value, dtype):
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 @pytest.mark.parametrize("channels, filters, options", LAYERS, ids=str)
 def test_conv2d_of_a_spoiled_weight(channels, filters, options, value, dtype):
-    """Without padding: whether a weight of NaN times the zeros around x counts differs between PyTorch's own dtypes."""
+    """Without padding: whether NaN times the zeros around x counts, PyTorch itself disagrees."""
     options = {name: v for name, v in options.items() if name != "padding"}
     conv2d = lambda torch, x, w, b: torch.nn.functional.conv2d(x.detach(), w, b, **options)  # noqa: E731
     arrays = conv2d_arrays(channels, filters, options, dtype)
@@ -100,7 +100,10 @@ def test_linear_and_matmul(value):
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "exp", "log", "sqrt", "neg"])
 def test_gradients_of_spoiled_gradients(name, value):
-    """0 * inf is NaN where PyTorch multiplies, 0 where it selects. (abs at 0: PyTorch multiplies, fastconv selects.)"""
+    """0 * inf is NaN where PyTorch multiplies, 0 where it selects.
+
+    Not so abs at 0, where PyTorch multiplies and fastconv selects.
+    """
 
     def program(torch, x, factor):
         return getattr(torch, name)(x) * factor.detach()

@@ -1,4 +1,4 @@
-"""What is printed: Tensors of many shapes, sizes and dtypes, parameters, layers, nets. Letter for letter."""
+"""Tensors of many shapes, sizes and dtypes print alike, letter for letter."""
 
 import numpy as np
 import pytest

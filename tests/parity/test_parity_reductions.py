@@ -5,7 +5,7 @@ import pytest
 from twins import compare, differences, distinct, normal, refused
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
-# all and any of uint8 are uint8 in PyTorch and bool here; argmax of bool is an error there and 0 or 1 here.
+# all and any of uint8: uint8 in PyTorch, bool here; argmax of bool: an error there, not here.
 ELSEWHERE = {("all", "uint8"), ("any", "uint8"), ("argmax", "bool"), ("argmin", "bool")}
 SHAPES = [(), (5,), (3, 4), (2, 3, 4), (2, 1, 3, 4)]
 

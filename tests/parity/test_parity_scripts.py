@@ -31,7 +31,7 @@ def decimals(number):
 
 
 def same_text(ours, theirs):
-    """Equal but for numbers with a point: those within 1e-4 of themselves and 2 units of their last printed digit."""
+    """Equal, but numbers with a point only within 1e-4 and 2 units of the last printed digit."""
     a, b = NUMBER.split(ours), NUMBER.split(theirs)
     pad = re.compile(r"\s+")  # a column is as wide as its numbers
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
@@ -51,7 +51,7 @@ def test_script(name):
 
 
 def test_tutorial_cells():
-    """PyTorch's zero_grad() forgets the gradients that ours, as in the tutorial's outputs, fills with zeros."""
+    """PyTorch's zero_grad() forgets gradients; ours, as in the tutorial, leaves zeros."""
     source = (SCRIPTS / "tutorial.py").read_text()
     theirs = renamed(printed(source, "tutorial"))
     assert theirs.count("\nNone\n") == 1

@@ -68,7 +68,8 @@ def initial_state(dtype):
 def test_trajectory(optimizer, loss, dtype):
     """Gradients to 64 eps of their largest; losses and weights to 64 eps a step, 100 steps.
 
-    Adam divides by the root of a second moment that may be as small as the rounding of the gradient: 8 times that.
+    Adam divides by the root of a second moment that may be as small as the gradient's rounding:
+    8 times that.
     """
     eps = np.finfo(dtype).eps
     state = initial_state(dtype)

@@ -1,8 +1,8 @@
-"""One program, two libraries: run it under fastconv and under PyTorch, and compare all that comes out.
+"""One program, two libraries: run it under fastconv and under PyTorch, compare all that comes out.
 
-A program is a function program(torch, *tensors): `torch` is one library or the other. What it returns is compared in
-value, shape, dtype and requires_grad, then every floating-point input in its gradient. Where PyTorch raises, fastconv
-must raise, and where it does not, it must not.
+A program is a function program(torch, *tensors): `torch` is one library or the other. What it
+returns is compared in value, shape, dtype and requires_grad, then every floating-point input in its
+gradient. Where PyTorch raises, fastconv must raise, and where it does not, it must not.
 """
 
 import re
@@ -47,7 +47,7 @@ def to_numpy(tensor):
 
 
 def leaves(lib, arrays):
-    """A Tensor per array, requiring grad where it is floating-point; other arguments as they are."""
+    """A Tensor per array, requiring grad if it is floating-point; other arguments as they are."""
     made = []
     for a in arrays:
         if isinstance(a, np.ndarray):
@@ -90,7 +90,7 @@ def bound_of(expected, ulps, relative, coarsest):
 
 
 def check_array(actual, expected, ulps, label, relative=False, coarsest=0.0):
-    """Same shape and dtype, same NaNs and infinities, and |actual - expected| <= bound_of(expected).
+    """Same shape, dtype, NaNs and infinities, and |actual - expected| <= bound_of(expected).
 
     coarsest: the eps of the coarsest dtype that took part, if that is not expected's.
     """
@@ -165,7 +165,7 @@ def compare(program, *arrays, ulps=8, relative=False, backward=True):
 
 
 def differences(cases, **options):
-    """Run (label, compare's arguments) after one another; raises one AssertionError that lists all that differ."""
+    """Compare (label, compare's arguments) after one another; one error lists all that differ."""
     found = []
     for label, *arguments in cases:
         try:
@@ -187,9 +187,9 @@ def renamed(text):
 
 
 def unbroken(text):
-    """`text` with what follows a Tensor's numbers (dtype=, grad_fn=) on their line, however long that gets.
+    """`text` with what follows a Tensor's numbers (dtype=, grad_fn=) on their line, however long.
 
-    Where PyTorch breaks the line depends on the length of the names, and "fastconv" is longer than "torch".
+    Where it is broken depends on the length of the names, and "fastconv" is longer than "torch".
     """
     return re.sub(
         r",\n +(dtype=|grad_fn=)", r", \1", re.sub(r",\n +(requires_grad=True\))", r", \1", text)
@@ -197,13 +197,13 @@ def unbroken(text):
 
 
 def same_print(program, *arrays):
-    """repr and str are equal, but for the library's name and the number that PyTorch puts behind a node's."""
+    """repr and str are equal, but for the library's name and the number behind a node's name."""
     for show in (repr, str):
         ours, theirs = (show(program(lib, *[lib.tensor(a) for a in arrays])) for lib in LIBRARIES)
         theirs = renamed(theirs)
         if "dtype=" in theirs or "grad_fn=" in theirs:
             ours, theirs = unbroken(ours), unbroken(theirs)
-        assert ours == theirs
+        assert ours == theirs, f"{ours}\n-- PyTorch:\n{theirs}"
 
 
 def normal(*shape, dtype="float32", seed=0):

@@ -1,4 +1,4 @@
-"""Autograd by hand: a cubic fitted to a sine, then logistic regression, then a matrix factorised."""
+"""Autograd by hand: a cubic fitted to a sine, logistic regression, a matrix factorised."""
 
 import math
 

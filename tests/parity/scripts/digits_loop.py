@@ -1,4 +1,4 @@
-"""The shape of PyTorch's MNIST example: a net, loaders, train() and test(), a state saved and loaded."""
+"""The shape of PyTorch's MNIST example: loaders, train() and test(), a state saved and loaded."""
 
 import argparse
 import os

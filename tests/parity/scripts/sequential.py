@@ -1,4 +1,4 @@
-"""nn.Sequential, a Dataset of one's own, a validation split, two groups of parameters, Adam, a falling rate."""
+"""nn.Sequential, a Dataset of one's own, a split, two groups of parameters, Adam."""
 
 import torch
 from torch import nn, optim
@@ -62,9 +62,8 @@ for epoch in range(6):
             running_loss += loss.item() * inputs.size(0)
             running_corrects += torch.sum(preds == labels.data)
             seen += inputs.size(0)
-        print(
-            f"{epoch} {phase} Loss: {running_loss / seen:.4f} Acc: {running_corrects.double() / seen:.4f}"
-        )
+        accuracy = running_corrects.double() / seen
+        print(f"{epoch} {phase} Loss: {running_loss / seen:.4f} Acc: {accuracy:.4f}")
     for group in optimizer.param_groups:
         group["lr"] *= 0.8
 

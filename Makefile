@@ -1,0 +1,77 @@
+# Each target sets up what it needs in .venv, with Python 3.10 or newer, a C compiler and the package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+C_FILES := $(wildcard src/*.[ch] src/isa/*.[ch] src/kernels/*.h src/kernels/*.inc)
+
+.PHONY: demo test test-parity test-sanitize bench lint format asm wheel docs clean
+
+demo: $(VENV)/installed ## train the tutorial's Net on real digits
+	$(BIN)/fastconv train
+
+test: $(VENV)/test ## every test but those that want PyTorch
+	$(BIN)/python -m pytest
+
+test-parity: $(VENV)/parity ## the same numbers as PyTorch
+	$(BIN)/python -m pytest tests/parity
+
+test-sanitize: $(VENV)/test ## the tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	BIN=$(BIN) tools/test_sanitized
+
+bench: $(VENV)/parity ## fastconv beside PyTorch: writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py --write benchmarks/RESULTS.md
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+
+format: $(VENV)/lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(C_FILES)
+
+asm: $(VENV)/installed ## the inner loop of the micro-kernel, as compiled
+	tools/show_tile
+
+wheel: $(VENV)/created
+	$(BIN)/pip install --quiet build
+	$(BIN)/python -m build --wheel
+
+docs: $(VENV)/docs
+	$(BIN)/python docs/build_tutorial.py
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) fastconv/*.so .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# ---- the virtual environment, in layers ----
+
+SOURCES := setup.py pyproject.toml fastconv/kernels.pyx $(wildcard fastconv/door/*.pxi) src/kernels.def $(C_FILES) \
+	$(wildcard src/isa/*.c)
+
+$(VENV)/created:
+	$(PYTHON) -c 'import sys; sys.exit("fastconv wants Python 3.10 or newer") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV) || { echo "no venv: on Debian and Ubuntu, apt install python3-venv python3-dev"; exit 1; }
+	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3.1' 'numpy>=2.0'
+	touch $@
+
+$(VENV)/installed: $(VENV)/created $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/test: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	touch $@
+
+$(VENV)/parity: $(VENV)/test
+	$(BIN)/pip install --quiet torch==2.13.0
+	touch $@
+
+$(VENV)/lint: $(VENV)/created
+	$(BIN)/pip install --quiet ruff==0.17.6 clang-format==23.1.5
+	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[docs]'
+	touch $@
