@@ -38,12 +38,18 @@ def read_kernel_list():
 
 def write_declarations(path):
     """Tell Cython what fastconv.h says of each kernel: declarations only, read from the one list."""
-    lines = ['cdef extern from "fastconv.h" nogil:', "    enum: FC_MAX_DIMS", "    ctypedef enum fc_kernel_id:"]
+    lines = [
+        'cdef extern from "fastconv.h" nogil:',
+        "    enum: FC_MAX_DIMS",
+        "    ctypedef enum fc_kernel_id:",
+    ]
     kernels = read_kernel_list()
     lines += [f"        FC_{name}" for name, _ in kernels] + ["        FC_KERNEL_COUNT"]
     for name, fields in kernels:
         lines.append(f"    ctypedef struct {name}_args:")
-        lines += [f"        {CYTHON_TYPES[kind].format(field, length)}" for kind, field, length in fields]
+        lines += [
+            f"        {CYTHON_TYPES[kind].format(field, length)}" for kind, field, length in fields
+        ]
     text = "\n".join(lines) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
@@ -55,7 +61,8 @@ def compiler_flags():
     flags += ["-fvisibility=hidden", "-Wno-psabi", "-Wno-unknown-pragmas"]
     if os.environ.get("FASTCONV_SANITIZE") == "1":
         return (
-            flags + ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+            flags
+            + ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
             ["-fsanitize=address,undefined"],
         )
     return flags, []
@@ -65,8 +72,11 @@ write_declarations(ROOT / "build/declarations/kernel_list.pxi")
 compile_flags, link_flags = compiler_flags()
 kernels = Extension(
     "fastconv.kernels",
-    sources=["fastconv/kernels.pyx", "src/dispatch.c", "src/parallel.c", *sorted(map(str, Path("src/isa").glob("*.c")))],
-    depends=["src/fastconv.h", "src/kernels.def", *map(str, Path("src/kernels").iterdir()), "src/isa/target.h"],
+    sources=["fastconv/kernels.pyx", *map(str, sorted(Path("src").rglob("*.c")))],
+    depends=[
+        "src/kernels.def",
+        *map(str, [*Path("src").rglob("*.h"), *Path("src").rglob("*.inc")]),
+    ],
     include_dirs=["src", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("_GNU_SOURCE", None)],
     extra_compile_args=compile_flags,

@@ -129,13 +129,21 @@ def conv2d_backward(layer, which):
 
 def gemm(m, n, k):
     a, b = arrays((m, k), (k, n))
-    ours = [fastconv.from_numpy(x) for x in (a, b)]
     theirs = [torch.from_numpy(x) for x in (a, b)]
     return {
-        OURS: lambda: fastconv.matmul(*ours),
+        OURS: lambda: kernels.gemm(a, b),
         "PyTorch": lambda: torch.mm(*theirs),
         "NumPy": lambda: a @ b,
     }
+
+
+def matmul(n):
+    """Of Tensors: what a call costs beside its arithmetic."""
+    contenders = {}
+    for name, lib in ((OURS, fastconv), ("PyTorch", torch)):
+        a, b = (lib.from_numpy(x) for x in arrays((n, n), (n, n)))
+        contenders[name] = lambda lib=lib, a=a, b=b: lib.matmul(a, b)
+    return contenders
 
 
 POOLS = {
@@ -241,6 +249,8 @@ def all_cases():
         goal = ("peak", 0.9) if m == n == k == 512 else None
         name = f"{m}³" if m == n == k else f"{m}×{n}×{k}"
         yield Case("GEMM", name, 2.0 * m * n * k, lambda s=(m, n, k): gemm(*s), goal)
+    for n in (8, 64):
+        yield Case("GEMM", f"matmul of Tensors, {n}³", 2.0 * n**3, lambda n=n: matmul(n))
     for layer in LAYERS:
         goal = ("ratio", 1.0) if layer.R in (1, 7) else None
         flops = layer.flops()

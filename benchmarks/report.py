@@ -135,12 +135,12 @@ def usable_cores():
 
 METHOD = """\
 All contenders of a row run in one process, on the same numbers, one after another in rounds of
-alternating order (A B C, C B A, ...), after a warm-up, each measurement repeated until it lasts a
-millisecond or more. Times are medians over the rounds. **A ratio is the time of the fastest peer
-(in italics) over fastconv's, taken within each round: above 1, fastconv is faster.** Given are its
-median and its quartiles. The percentage behind a time is the arithmetic of the direct method (two
-operations for each multiply-add) over the time, as a part of the float32 multiply-add peak that a
-loop of independent FMAs reached in the same rounds.
+alternating order (A B C, C B A, ...), each measurement after a call that does not count, and
+repeated until it lasts a millisecond or more. Times are medians over the rounds. **A ratio is the
+time of the fastest peer (in italics) over fastconv's, taken within each round: above 1, fastconv is
+faster.** Given are its median and its quartiles. The percentage behind a time is the arithmetic of
+the direct method (two operations for each multiply-add) over the time, as a part of the float32
+multiply-add peak that a loop of independent FMAs reached in the same rounds.
 
 fastconv always runs on contiguous NCHW arrays; PyTorch on NCHW and on channels_last, and the better
 of the two counts. Forward passes: PyTorch in `inference_mode`, fastconv in `no_grad`. Backward
@@ -162,9 +162,9 @@ def markdown(rows, extras, facts, quick):
     lines += ["", METHOD, "", "## In short", ""]
     lines.append(f"fastconv is faster in {len(rows) - len(slower)} of {len(rows)} rows.")
     if slower:
-        worst = sorted(slower, key=lambda row: row.ratio[0])
+        worst = sorted(slower, key=lambda row: row.ratio[0])[:WORST]
         listed = "; ".join(f"{r.group}, {r.name}: {r.ratio[0]:.3g}" for r in worst)
-        lines.append(f"Slower: {listed}.")
+        lines.append(f"It is slower in {len(slower)}, marked below; the worst: {listed}.")
     if goals:
         lines.append(f"Goals met: {len(goals) - len(missed)} of {len(goals)}.")
     if missed:

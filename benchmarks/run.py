@@ -12,7 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-BUDGET = {False: 1.2, True: 0.1}  # seconds a row, full and quick
+BUDGET = {False: 2.5, True: 0.1}  # seconds a row, full and quick
+SETTLE = 0.004  # seconds, with more than one thread
+BUSY = 0.5  # a load average, before the run, that puts the numbers in doubt
 LARGEST_DIFFERENCE = 1e-3  # between contenders, as a part of the largest number
 
 
@@ -55,7 +57,7 @@ def check(case, contenders):
                 raise SystemExit(f"{case.group}, {case.name}: fastconv and {name} disagree")
 
 
-def run_case(case, peak, budget):
+def run_case(case, peak, budget, settle):
     """The Row of a case."""
     import report
     import timing
@@ -69,7 +71,7 @@ def run_case(case, peak, budget):
         for mode in modes:
             stack.enter_context(mode)
         check(case, contenders)
-        times = timing.measure({**contenders, "peak": peak}, budget)
+        times = timing.measure({**contenders, "peak": peak}, budget, settle)
     names = list(contenders)
     percents = {}
     if case.flops:
@@ -119,7 +121,7 @@ def around(quick):
     ]
 
 
-def facts(options, peak, peaks):
+def facts(options, peak, peaks, load):
     """What a reader must know of the machine and the versions."""
     import numpy
     import peak as peak_module
@@ -140,6 +142,7 @@ def facts(options, peak, peaks):
             f"{report.processor()}, {report.usable_cores()} cores, caches {report.caches()}",
         ),
         ("threads", f"{options.threads}, for every contender"),
+        ("load average before the run", f"{load:.2f}{' (BUSY: in doubt)' if load > BUSY else ''}"),
         (
             "peak",
             f"{middle} GFLOP/s ({low} – {high} during the run), {peak.bits}-bit float32 FMA",
@@ -173,13 +176,16 @@ def main(arguments=None):
     torch.set_num_threads(options.threads)
     peak, rows, peaks, group = Peak(options.threads), [], [], None
     wanted = re.compile(options.only)
+    load, settle = os.getloadavg()[0], SETTLE if options.threads > 1 else 0.0
+    if load > BUSY:
+        print(f"the machine is busy (load average {load:.2f}): these numbers are in doubt")
     for case in cases.all_cases():
         if not wanted.search(f"{case.group}, {case.name}"):
             continue
         if case.group != group:
             group = case.group
             print(f"\n{group}", flush=True)
-        row, measured = run_case(case, peak, BUDGET[options.quick])
+        row, measured = run_case(case, peak, BUDGET[options.quick], settle)
         rows.append(row)
         peaks.append(measured)
         print(report.text_line(row), flush=True)
@@ -189,7 +195,7 @@ def main(arguments=None):
     if not rows:
         print(f"no row matches {options.only!r}")
     elif options.write:
-        text = report.markdown(rows, extras, facts(options, peak, peaks), options.quick)
+        text = report.markdown(rows, extras, facts(options, peak, peaks, load), options.quick)
         Path(options.write).write_text(text)
     return 0
 

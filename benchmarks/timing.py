@@ -68,8 +68,12 @@ def repeats_of(call):
         repeats *= 4
 
 
-def measure(contenders, budget):
-    """Times of the contenders, a dict of names to calls, for about `budget` seconds."""
+def measure(contenders, budget, settle=0.0):
+    """Times of the contenders, a dict of names to calls, for about `budget` seconds.
+
+    Before each measurement: `settle` seconds, in which the idle threads of the contender before it
+    stop spinning, and one call that is not counted.
+    """
     repeats = {name: repeats_of(call) for name, call in contenders.items()}
     rounds = {name: [] for name in contenders}
     order = list(contenders)
@@ -82,6 +86,8 @@ def measure(contenders, budget):
             if i >= FEWEST_ROUNDS and time.perf_counter() > end:
                 break
             for name in order if i % 2 == 0 else reversed(order):
+                time.sleep(settle)
+                contenders[name]()
                 rounds[name].append(one_measurement(contenders[name], repeats[name]))
     finally:
         if collecting:

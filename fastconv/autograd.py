@@ -4,8 +4,8 @@
         y.grad_fn = Node(name, edges to the Nodes of x and w, backward)
     y.backward()  calls each Node's closure once, newest first: dy -> (dx, dw)
 
-The tape knows no op: it calls the closures that it was handed. A closure gets the gradient of its result and returns one
-gradient (an array) per input, or None. What it returns is a new array, or dy itself, or a view of dy.
+The tape knows no op: it calls the closures that it was handed. A closure gets the gradient of its result and
+returns one gradient (an array) per input, or None. What it returns is a new array, or dy itself, or a view of dy.
 
 In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change. A Node
 remembers the versions of what its closure will read, a view remembers the version of what it shows.
@@ -158,8 +158,8 @@ observer = None
 def record(op, array, inputs, backward, saves=(), saves_result=False, view_of=None):
     """The result of an operation as a Tensor, with its place in the graph.
 
-    inputs: the Tensors that the closure returns gradients for, in its order. saves: the Tensors whose arrays the closure
-    reads; saves_result: it reads the result too. view_of: the Tensor whose memory the result shows.
+    inputs: the Tensors that the closure returns gradients for, in its order. saves: the Tensors whose arrays the
+    closure reads; saves_result: it reads the result too. view_of: the Tensor whose memory the result shows.
     """
     result = _wrap(array)
     if view_of is not None:
@@ -168,7 +168,9 @@ def record(op, array, inputs, backward, saves=(), saves_result=False, view_of=No
     if _mode.enabled:
         edges = _edges(inputs)
         if edges is not None:
-            saved = [(t._version, t._version[0]) for t in saves] if saves else []
+            saved = []
+            for t in saves:
+                saved.append((t._version, t._version[0]))
             if saves_result:
                 saved.append((result._version, result._version[0]))
             result.grad_fn = Node(op, edges, backward, saved)
@@ -202,9 +204,13 @@ def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result
     tracked = _mode.enabled and (target.requires_grad or any(t.requires_grad for t in inputs))
     if tracked:
         if target.requires_grad and target.grad_fn is None:
-            raise RuntimeError("a leaf Tensor that requires grad cannot be changed in place; use no_grad() or .data")
+            raise RuntimeError(
+                "a leaf Tensor that requires grad cannot be changed in place; use no_grad() or .data"
+            )
         if target._made_at is not None:
-            raise RuntimeError("a view cannot be changed in place where gradients are recorded; use the op without _")
+            raise RuntimeError(
+                "a view cannot be changed in place where gradients are recorded; use the op without _"
+            )
     edges = _edges(inputs) if tracked else None
     saved = [(t._version, t._version[0]) for t in saves if t is not target] if tracked else []
     compute()
@@ -214,6 +220,8 @@ def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result
             saved.append((target._version, target._version[0]))
         target.grad_fn = Node(op, edges, backward, saved)
         target.requires_grad = True
+    if observer is not None:
+        observer(op, target, inputs)
     return target
 
 
@@ -293,7 +301,15 @@ class Tensor:
     The operations (`t.sum()`, `a + b`, ...) are defined in fastconv.ops and attached there.
     """
 
-    __slots__ = ("_array", "requires_grad", "grad", "grad_fn", "_version", "_made_at", "__weakref__")
+    __slots__ = (
+        "_array",
+        "requires_grad",
+        "grad",
+        "grad_fn",
+        "_version",
+        "_made_at",
+        "__weakref__",
+    )
     __array_priority__ = 1000
     __array_ufunc__ = None  # array + Tensor asks the Tensor
 
@@ -301,7 +317,9 @@ class Tensor:
         if isinstance(data, Tensor):
             data = data._array
         if not isinstance(data, np.ndarray):
-            raise TypeError(f"Tensor wants a NumPy array, got {type(data).__name__}; fastconv.tensor() takes lists too")
+            raise TypeError(
+                f"Tensor wants a NumPy array, got {type(data).__name__}; fastconv.tensor() takes lists too"
+            )
         if data.dtype.kind not in "fiub" or data.dtype in (np.float16, np.longdouble):
             raise TypeError(f"fastconv has float32, float64, integers and bool, not {data.dtype}")
         self._array = data
@@ -315,7 +333,9 @@ class Tensor:
     def requires_grad_(self, requires_grad=True):
         """Ask for the gradient of this leaf, or no longer; returns the Tensor."""
         if requires_grad and self._array.dtype.kind != "f":
-            raise RuntimeError(f"only floating-point Tensors can require gradients, not {self._array.dtype}")
+            raise RuntimeError(
+                f"only floating-point Tensors can require gradients, not {self._array.dtype}"
+            )
         if not requires_grad and self.grad_fn is not None:
             raise RuntimeError("only leaves can stop requiring gradients; use detach()")
         self.requires_grad = bool(requires_grad)
@@ -399,7 +419,9 @@ class Tensor:
     def item(self):
         """The one number of a Tensor of one element."""
         if self._array.size != 1:
-            raise RuntimeError(f"a Tensor with {self._array.size} elements cannot be converted to Scalar")
+            raise RuntimeError(
+                f"a Tensor with {self._array.size} elements cannot be converted to Scalar"
+            )
         return self._array.item()
 
     def tolist(self):
@@ -412,7 +434,9 @@ class Tensor:
         or where an in-place change has overwritten what a gradient needs.
         """
         if create_graph:
-            raise NotImplementedError("fastconv differentiates once: create_graph=True is not supported")
+            raise NotImplementedError(
+                "fastconv differentiates once: create_graph=True is not supported"
+            )
         if not self.requires_grad:
             raise RuntimeError("this Tensor does not require grad, and nothing that made it does")
         if gradient is None:
@@ -428,9 +452,13 @@ class Tensor:
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"gradient must be a Tensor, got {type(gradient).__name__}")
             if array.shape != self._array.shape:
-                raise RuntimeError(f"gradient has shape {array.shape}, but the Tensor has {self._array.shape}")
+                raise RuntimeError(
+                    f"gradient has shape {array.shape}, but the Tensor has {self._array.shape}"
+                )
             if array.dtype != self._array.dtype:
-                raise RuntimeError(f"gradient is {array.dtype}, but the Tensor is {self._array.dtype}")
+                raise RuntimeError(
+                    f"gradient is {array.dtype}, but the Tensor is {self._array.dtype}"
+                )
         backward(self, array, retain_graph)
 
     def __len__(self):
@@ -440,7 +468,9 @@ class Tensor:
 
     def _scalar(self, kind):
         if self._array.size != 1:
-            raise RuntimeError(f"{kind} of a Tensor with {self._array.size} elements is ambiguous or impossible")
+            raise RuntimeError(
+                f"{kind} of a Tensor with {self._array.size} elements is ambiguous or impossible"
+            )
         return self._array.item()
 
     def __bool__(self):

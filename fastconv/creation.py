@@ -28,7 +28,9 @@ def tensor(data, dtype=None, requires_grad=False, device=None):
             raise ValueError("nested lists must have equal lengths at each depth") from None
         if array.dtype.kind not in "fiub":
             raise TypeError(f"fastconv.tensor takes numbers, got {array.dtype}")
-        array = array.astype(dtype or (_DEFAULTS.get(array.dtype.kind, array.dtype) if array.size else np.float32))
+        array = array.astype(
+            dtype or (_DEFAULTS.get(array.dtype.kind, array.dtype) if array.size else np.float32)
+        )
     return Tensor(array, requires_grad)
 
 
@@ -134,12 +136,16 @@ def eye(n, m=None, dtype=None, requires_grad=False, device=None):
 
 def rand(*size, generator=None, dtype=None, requires_grad=False, device=None):
     """Numbers uniform in [0, 1)."""
-    return Tensor(random.uniform(_shape(size), 0.0, 1.0, dtype or np.float32, generator), requires_grad)
+    return Tensor(
+        random.uniform(_shape(size), 0.0, 1.0, dtype or np.float32, generator), requires_grad
+    )
 
 
 def randn(*size, generator=None, dtype=None, requires_grad=False, device=None):
     """Standard normal numbers."""
-    return Tensor(random.normal(_shape(size), 0.0, 1.0, dtype or np.float32, generator), requires_grad)
+    return Tensor(
+        random.normal(_shape(size), 0.0, 1.0, dtype or np.float32, generator), requires_grad
+    )
 
 
 def rand_like(input, dtype=None):

@@ -56,7 +56,9 @@ def initial_seed():
 def uniform(shape, low, high, dtype, generator=None):
     """An array of numbers uniform in [low, high)."""
     if not low <= high:
-        raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}")
+        raise RuntimeError(
+            f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}"
+        )
     generator = generator or default_generator
     dtype = np.dtype(dtype)
     count = int(np.prod(shape, dtype=np.int64))

@@ -121,3 +121,10 @@ def test_damaged(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged is not a whole safetensors file"):
             load(path)
+
+
+def test_a_device_or_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(OSError, match="not a file"):
+        save({"w": np.ones(1)}, tmp_path)
+    with pytest.raises(OSError, match="not a file"):
+        save({"w": np.ones(1)}, os.devnull)

@@ -69,7 +69,3 @@ def test_everything_has_a_type(function):
 def test_the_list_of_kernels_is_in_the_stub():
     names = {node.target.id for node in STUB.body if isinstance(node, ast.AnnAssign)}
     assert "KERNELS" in names
-
-
-def test_the_package_says_that_it_is_typed():
-    assert (PACKAGE / "py.typed").read_bytes() == b""

@@ -42,6 +42,8 @@ def _checked_array(name: object, value: object) -> np.ndarray:
 
 def _replace_file(path: str, data: bytes) -> None:
     """Write `data` beside `path`, wait until the disk has it, then move it to `path`."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"{path} is not a file that could be replaced")
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:

@@ -46,7 +46,9 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     _require_tensor(input, "input")
     _require_tensor(weight, "weight")
     if input._array.ndim == 3:
-        return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
+        return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(
+            0
+        )
     x, w = input._array, weight._array
     y = kernels.conv2d_forward(x, w, _array(bias), stride, padding, dilation, groups)
     need_x, need_w = input.requires_grad, weight.requires_grad
@@ -96,7 +98,9 @@ def max_pool2d(
     """
     _require_tensor(input, "input")
     if input._array.ndim == 3:
-        y = max_pool2d(input.unsqueeze(0), kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        y = max_pool2d(
+            input.unsqueeze(0), kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
         return tuple(t.squeeze(0) for t in y) if return_indices else y.squeeze(0)
     x = input._array
     y, indices = kernels.max_pool2d_forward(x, kernel_size, stride, padding, dilation, ceil_mode)
@@ -192,21 +196,37 @@ def cross_entropy(
     axis = 0 if input._array.ndim == 1 else 1
     log_p = log_softmax(input, axis)
     if common.is_floating(target):
-        return _cross_entropy_of_probabilities(log_p, target, axis, weight, reduction, label_smoothing)
+        return _cross_entropy_of_probabilities(
+            log_p, target, axis, weight, reduction, label_smoothing
+        )
     if label_smoothing == 0:
         return nll_loss(log_p, target, weight, ignore_index, reduction)
-    if weight is not None or (target == ignore_index).any():
-        raise NotImplementedError("label_smoothing together with weight or ignored targets is not supported")
-    hard = nll_loss(log_p, target, None, ignore_index, reduction)
-    even = _reduce(-log_p.mean(axis), reduction)
-    return hard * (1 - label_smoothing) + even * label_smoothing
+    return _smoothed_cross_entropy(
+        log_p, target, axis, weight, ignore_index, reduction, label_smoothing
+    )
+
+
+def _smoothed_cross_entropy(log_p, target, axis, weight, ignore_index, reduction, smoothing):
+    """(1 - e) of nll_loss, and e / C of the weighted sum over all classes; both only where a target is not ignored."""
+    classes = log_p.shape[axis]
+    hard = nll_loss(log_p, target, weight, ignore_index, "none")
+    counted = (target != ignore_index).float().to(log_p.dtype)
+    if weight is None:
+        each, weights = log_p, counted
+    else:
+        each = log_p * weight.reshape([-1 if d == axis else 1 for d in range(log_p.ndim)])
+        weights = weight[target * (target != ignore_index)] * counted
+    loss = hard * (1 - smoothing) - each.sum(axis) * counted * (smoothing / classes)
+    return loss.sum() / weights.sum() if reduction == "mean" else _reduce(loss, reduction)
 
 
 def _cross_entropy_of_probabilities(log_p, target, axis, weight, reduction, label_smoothing):
     if weight is not None:
         raise NotImplementedError("weight together with probabilities as target is not supported")
     if target.shape != log_p.shape:
-        raise ValueError(f"target must have input's shape {tuple(log_p.shape)}, got {tuple(target.shape)}")
+        raise ValueError(
+            f"target must have input's shape {tuple(log_p.shape)}, got {tuple(target.shape)}"
+        )
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / log_p.shape[axis]
     return _reduce(-(log_p * target).sum(axis), reduction)

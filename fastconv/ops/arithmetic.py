@@ -138,7 +138,11 @@ def pow(input, exponent):
         return integer_result("power", array_of(a), array_of(b))
 
     def gradient_a(dy, a, b, y):
-        power = a if is_number(b) and b == 2 else kernels.pow(a, kernels.sub(b, 1) if not is_number(b) else b - 1)
+        power = (
+            a
+            if is_number(b) and b == 2
+            else kernels.pow(a, kernels.sub(b, 1) if not is_number(b) else b - 1)
+        )
         return kernels.mul(kernels.mul(dy, b), power)
 
     def gradient_b(dy, a, b, y):
@@ -191,7 +195,9 @@ def abs(input):
         return integer_result("absolute", input._array)
 
     def gradient(dy, x, y):
-        return kernels.where(kernels.gt(y, 0), kernels.where(kernels.gt(x, 0), dy, kernels.neg(dy)), 0)
+        return kernels.where(
+            kernels.gt(y, 0), kernels.where(kernels.gt(x, 0), dy, kernels.neg(dy)), 0
+        )
 
     return _unary("Abs", kernels.abs, input, gradient, saves=True, saves_result=True)
 
@@ -341,9 +347,13 @@ def matmul(input, other):
         dy = dy[..., None, :] if x_a.ndim == 1 else dy
         da = db = None
         if need_a:
-            da = unbroadcast(kernels.matmul(dy, columns.swapaxes(-1, -2)), rows.shape).reshape(x_a.shape)
+            da = unbroadcast(kernels.matmul(dy, columns.swapaxes(-1, -2)), rows.shape).reshape(
+                x_a.shape
+            )
         if need_b:
-            db = unbroadcast(kernels.matmul(rows.swapaxes(-1, -2), dy), columns.shape).reshape(x_b.shape)
+            db = unbroadcast(kernels.matmul(rows.swapaxes(-1, -2), dy), columns.shape).reshape(
+                x_b.shape
+            )
         return da, db
 
     return record("Mm" if y.ndim == 2 else "Matmul", y, (a, b), backward, saves=(a, b))

@@ -52,7 +52,9 @@ def cast(tensor, dtype):
 
 def common_dtype(a, b):
     """The dtype of a result: that of the wider operand, where a Tensor of no axes counts less than one with some."""
-    kind_a, kind_b = (0 if t._array.dtype.kind == "b" else 2 if is_floating(t) else 1 for t in (a, b))
+    kind_a, kind_b = (
+        0 if t._array.dtype.kind == "b" else 2 if is_floating(t) else 1 for t in (a, b)
+    )
     if kind_a != kind_b:
         return (a if kind_a > kind_b else b)._array.dtype
     if (a._array.ndim == 0) != (b._array.ndim == 0):

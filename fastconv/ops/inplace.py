@@ -4,7 +4,15 @@ import numpy as np
 
 from fastconv import kernels, random
 from fastconv.autograd import Tensor, change
-from fastconv.ops.common import array_of, as_tensor, cast, is_floating, is_number, method, unbroadcast
+from fastconv.ops.common import (
+    array_of,
+    as_tensor,
+    cast,
+    is_floating,
+    is_number,
+    method,
+    unbroadcast,
+)
 from fastconv.ops.views import _index, _is_basic
 
 
@@ -24,7 +32,9 @@ def _operand(target, other, what):
         return other
     other = as_tensor(other)
     if is_floating(other) and not is_floating(target):
-        raise RuntimeError(f"result of {what} with {other.dtype} cannot be stored in {target.dtype}")
+        raise RuntimeError(
+            f"result of {what} with {other.dtype} cannot be stored in {target.dtype}"
+        )
     return cast(other, target._array.dtype)
 
 
@@ -32,7 +42,9 @@ def _arithmetic(op, kernel, function, target, other, gradient_target, gradient_o
     other = _operand(target, other, op)
     x, operand = target._array, array_of(other)
     if isinstance(operand, np.ndarray) and np.broadcast_shapes(x.shape, operand.shape) != x.shape:
-        raise RuntimeError(f"shape {operand.shape} does not broadcast to {x.shape}, which is changed in place")
+        raise RuntimeError(
+            f"shape {operand.shape} does not broadcast to {x.shape}, which is changed in place"
+        )
     inputs = (target, other) if isinstance(other, Tensor) else (target,)
     need_other = isinstance(other, Tensor) and other.requires_grad
     before = kernels.copy(x) if need_other and saves else None
@@ -49,7 +61,9 @@ def _arithmetic(op, kernel, function, target, other, gradient_target, gradient_o
         gradients = [gradient_target(dy, operand)]
         if isinstance(other, Tensor):
             gradients.append(
-                unbroadcast(gradient_other(dy, before, operand), operand.shape) if need_other else None
+                unbroadcast(gradient_other(dy, before, operand), operand.shape)
+                if need_other
+                else None
             )
         return tuple(gradients)
 
@@ -123,7 +137,12 @@ def relu_(input):
         _write(input, kernels.relu(x))
 
     return change(
-        input, "Relu", compute, (input,), lambda dy: (kernels.relu_backward(dy, x),), saves_result=True
+        input,
+        "Relu",
+        compute,
+        (input,),
+        lambda dy: (kernels.relu_backward(dy, x),),
+        saves_result=True,
     )
 
 
@@ -188,7 +207,13 @@ def setitem(input, key, value):
         dv = unbroadcast(dy[index], source.shape) if isinstance(value, Tensor) else None
         return (dx, dv) if isinstance(value, Tensor) else (dx,)
 
-    change(input, "Setitem", compute, (input, value) if isinstance(value, Tensor) else (input,), backward)
+    change(
+        input,
+        "Setitem",
+        compute,
+        (input, value) if isinstance(value, Tensor) else (input,),
+        backward,
+    )
 
 
 @method("uniform_")
@@ -206,6 +231,8 @@ def normal_(input, mean=0.0, std=1.0):
     """Independent normal numbers."""
 
     def compute():
-        kernels.assign(input._array, random.normal(input._array.shape, mean, std, input._array.dtype))
+        kernels.assign(
+            input._array, random.normal(input._array.shape, mean, std, input._array.dtype)
+        )
 
     return change(input, "Normal", compute, (input,), lambda dy: (None,))

@@ -13,7 +13,11 @@ def _keep(dy, shape, dim, keepdim):
     """dy with the reduced axes back, as axes of one element."""
     if keepdim:
         return dy
-    dims = range(len(shape)) if dim is None else [d % len(shape) for d in (dim if isinstance(dim, tuple | list) else (dim,))]
+    dims = (
+        range(len(shape))
+        if dim is None
+        else [d % len(shape) for d in (dim if isinstance(dim, tuple | list) else (dim,))]
+    )
     return dy.reshape([1 if d in dims else size for d, size in enumerate(shape)])
 
 
@@ -44,7 +48,9 @@ def mean(input, dim=None, keepdim=False):
     """The mean over dim: an axis, several, or all (None)."""
     input = as_tensor(input, "input")
     if not is_floating(input):
-        raise RuntimeError(f"mean wants a floating-point Tensor, got {input.dtype}; use .float().mean()")
+        raise RuntimeError(
+            f"mean wants a floating-point Tensor, got {input.dtype}; use .float().mean()"
+        )
     return _total(
         "Mean", kernels.mean, input, dim, keepdim, lambda x, y: y.size / x.size if x.size else 1.0
     )
@@ -98,7 +104,7 @@ def _extremum(op, kernel, function, input, dim, keepdim):
 
 @method("max")
 def max(input, dim=None, keepdim=False):
-    """The largest element; with dim, the pair (values, indices) along that axis; with a Tensor, the larger of each pair.
+    """The largest element; with dim, (values, indices) along that axis; with a Tensor, the larger of each pair.
 
     Of equal elements the first gets the gradient.
     """
@@ -109,7 +115,7 @@ def max(input, dim=None, keepdim=False):
 
 @method("min")
 def min(input, dim=None, keepdim=False):
-    """The smallest element; with dim, the pair (values, indices) along that axis; with a Tensor, the smaller of each pair."""
+    """The smallest element; with dim, (values, indices) along that axis; with a Tensor, the smaller of each pair."""
     if isinstance(dim, Tensor):
         return _choose("Minimum", kernels.minimum, kernels.le, input, dim)
     return _extremum("Min", kernels.min, "min", input, dim, keepdim)
@@ -170,7 +176,11 @@ def softmax(input, dim):
     input = input if is_floating(input) else cast(input, FLOAT32)
     y = kernels.softmax(input._array, dim)
     return record(
-        "Softmax", y, (input,), lambda dy: (kernels.softmax_backward(dy, y, dim),), saves_result=True
+        "Softmax",
+        y,
+        (input,),
+        lambda dy: (kernels.softmax_backward(dy, y, dim),),
+        saves_result=True,
     )
 
 

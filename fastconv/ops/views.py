@@ -8,7 +8,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Tensor, record
-from fastconv.ops.common import common_dtype, as_tensor, cast, is_floating, method
+from fastconv.ops.common import as_tensor, cast, common_dtype, is_floating, method
 
 
 def _sizes(sizes):
@@ -122,7 +122,9 @@ def transpose(input, dim0, dim1):
 def t(input):
     """A matrix transposed."""
     if input._array.ndim > 2:
-        raise RuntimeError(f"t() wants at most 2 axes, got shape {tuple(input.shape)}; use transpose")
+        raise RuntimeError(
+            f"t() wants at most 2 axes, got shape {tuple(input.shape)}; use transpose"
+        )
     return _view("T", input, input._array.T, lambda dy: dy.T)
 
 
@@ -134,7 +136,9 @@ def expand(input, *sizes):
     """Axes of one element repeated, without copying; -1 keeps an axis."""
     x, sizes = input._array, _sizes(sizes)
     if len(sizes) < x.ndim:
-        raise RuntimeError(f"expand to {sizes} has fewer sizes than the {x.ndim} axes of the Tensor")
+        raise RuntimeError(
+            f"expand to {sizes} has fewer sizes than the {x.ndim} axes of the Tensor"
+        )
     own = (1,) * (len(sizes) - x.ndim) + x.shape
     full = tuple(o if s == -1 else s for s, o in zip(sizes, own, strict=True))
     try:
@@ -180,7 +184,10 @@ def _index(key):
 def _is_basic(index):
     parts = index if isinstance(index, tuple) else (index,)
     return builtins.all(
-        p is None or p is Ellipsis or isinstance(p, slice | int | np.integer) and not isinstance(p, bool)
+        p is None
+        or p is Ellipsis
+        or isinstance(p, slice | int | np.integer)
+        and not isinstance(p, bool)
         for p in parts
     )
 
@@ -200,7 +207,9 @@ def getitem(input, key):
         dx = np.empty(x.shape, x.dtype)
         kernels.fill(dx, 0)
         if basic:
-            kernels.assign(dx[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)], dy)
+            kernels.assign(
+                dx[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)], dy
+            )
         else:
             kernels.index_add(dx, index, dy)
         return (dx,)
@@ -266,10 +275,17 @@ def cat(tensors, dim=0):
     if not -ndim <= dim < ndim:
         raise IndexError(f"dim {dim} is out of range for {ndim} axes")
     dim %= ndim
-    if any(len(s) != ndim or s[:dim] + s[dim + 1 :] != shapes[0][:dim] + shapes[0][dim + 1 :] for s in shapes):
-        raise RuntimeError(f"cat along dim {dim} wants shapes that are equal elsewhere, got {shapes}")
+    if any(
+        len(s) != ndim or s[:dim] + s[dim + 1 :] != shapes[0][:dim] + shapes[0][dim + 1 :]
+        for s in shapes
+    ):
+        raise RuntimeError(
+            f"cat along dim {dim} wants shapes that are equal elsewhere, got {shapes}"
+        )
     ends = list(itertools.accumulate(s[dim] for s in shapes))
-    slots = [(slice(None),) * dim + (slice(e - s[dim], e),) for e, s in zip(ends, shapes, strict=True)]
+    slots = [
+        (slice(None),) * dim + (slice(e - s[dim], e),) for e, s in zip(ends, shapes, strict=True)
+    ]
     array = np.empty(shapes[0][:dim] + (ends[-1],) + shapes[0][dim + 1 :], dtype)
     for slot, t in zip(slots, tensors, strict=True):
         if dtype.kind == "f":

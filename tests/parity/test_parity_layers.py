@@ -110,8 +110,6 @@ def test_conv2d_grid(side):
         ((2, 3, 8, 8), (4, 3, 3), None, {}),
         ((8, 8), (4, 3, 3, 3), None, {}),
         ((2, 3, 0, 8), (4, 3, 3, 3), None, {}),
-        ((2, 0, 8, 8), (4, 0, 3, 3), None, {}),
-        ((2, 0, 8, 8), (4, 0, 3, 3), (4,), {"padding": 1}),
     ],
     ids=str,
 )
@@ -177,11 +175,19 @@ def test_max_pool2d_shapes(shape):
     compare(lambda torch, x: torch.nn.functional.max_pool2d(x, 2), normal(*shape))
 
 
-@pytest.mark.parametrize(
-    "x, w", [((2, 3, 0, 8), (4, 3, 3, 3)), ((2, 3, 8, 8), (0, 3, 3, 3))], ids=str
-)
+NOTHING = [
+    ((2, 3, 0, 8), (4, 3, 3, 3)),
+    ((2, 3, 8, 8), (0, 3, 3, 3)),
+    ((2, 0, 8, 8), (4, 0, 3, 3)),
+]
+
+
+@pytest.mark.parametrize("x, w", NOTHING, ids=str)
 def test_conv2d_of_nothing_is_allowed(x, w):
-    """Images of no height that are padded, and no filters at all: errors in PyTorch."""
+    """Images of no height that are padded, no filters, no channels: a sum over nothing is 0.
+
+    The first two are errors in PyTorch; without input channels it returns no output channels.
+    """
     x, w = (fastconv.tensor(normal(*s), requires_grad=True) for s in (x, w))
     y = fastconv.nn.functional.conv2d(x, w, padding=2)
     assert not y.detach().numpy().any()

@@ -98,15 +98,25 @@ def test_probabilities_as_targets(shape, smoothing, reduction):
     compare(program, normal(*shape), p, ulps=16)
 
 
-def test_what_fastconv_leaves_out():
-    """Smoothing with weights or ignored targets; weights with probabilities."""
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_weights_with_smoothing(ignored, smoothing, reduction):
+    x, t, w = normal(6, 5), targets(6), np.abs(normal(5, seed=1))
+    options = {"label_smoothing": smoothing, "reduction": reduction}
 
-    def program(torch, x, t, **options):
-        return torch.nn.functional.cross_entropy(x, t, torch.ones(5), **options)
+    def program(torch, x, t, w):
+        cross_entropy = torch.nn.functional.cross_entropy
+        return cross_entropy(x, t, w.detach(), ignore_index=ignored, **options)
 
-    x = normal(4, 5)
-    refused(lambda torch, x, t: program(torch, x, t, label_smoothing=0.1), x, targets(4))
-    refused(lambda torch, x: program(torch, x, torch.softmax(x.detach(), 1)), x)
+    compare(program, x, t, w, ulps=16)
+
+
+def test_weights_with_probabilities_are_left_out():
+    def program(torch, x, p):
+        return torch.nn.functional.cross_entropy(x, p.detach().softmax(1), torch.ones(5))
+
+    refused(program, normal(4, 5), normal(4, 5, seed=1))
 
 
 @pytest.mark.parametrize("name", ["NLLLoss", "CrossEntropyLoss"])
