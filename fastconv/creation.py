@@ -76,14 +76,14 @@ def _filled(shape, value, dtype, requires_grad):
     return Tensor(array, requires_grad)
 
 
-def zeros(*size, dtype=None, requires_grad=False, device=None):
+def zeros(*shape, size=(), dtype=None, requires_grad=False, device=None):
     """Zeros of a shape: zeros(2, 3) or zeros((2, 3))."""
-    return _filled(_shape(size), 0, dtype, requires_grad)
+    return _filled(_shape(shape or size), 0, dtype, requires_grad)
 
 
-def ones(*size, dtype=None, requires_grad=False, device=None):
+def ones(*shape, size=(), dtype=None, requires_grad=False, device=None):
     """Ones of a shape."""
-    return _filled(_shape(size), 1, dtype, requires_grad)
+    return _filled(_shape(shape or size), 1, dtype, requires_grad)
 
 
 def full(size, fill_value, dtype=None, requires_grad=False, device=None):
@@ -120,6 +120,10 @@ def empty_like(input, dtype=None, requires_grad=False):
 def arange(start, end=None, step=1, dtype=None, requires_grad=False, device=None):
     """start, start + step, ... below end; arange(n) counts from 0."""
     start, end = (0, start) if end is None else (start, end)
+    if step == 0 or (end - start) * step < 0:
+        raise RuntimeError(
+            f"arange from {start} to {end} in steps of {step}: bounds and step disagree"
+        )
     array = np.arange(start, end, step)
     return Tensor(array.astype(dtype or _DEFAULTS[array.dtype.kind]), requires_grad)
 

@@ -18,7 +18,7 @@ from fastconv.ops.common import (
 )
 
 
-def _binary(op, kernel, a, b, gradient_a, gradient_b, saves):
+def binary(op, kernel, a, b, gradient_a, gradient_b, saves):
     """y = kernel(a, b);  gradient_a(dy, a, b, y) and gradient_b: gradients of the shape of y."""
     x_a, x_b = array_of(a), array_of(b)
     y = kernel(x_a, x_b)
@@ -44,7 +44,7 @@ def add(input, other, *, alpha=1):
     a, b = operands(input, other)
     if not is_floating(a if isinstance(a, Tensor) else b):
         return integer_result("add", array_of(a), array_of(b))
-    return _binary("Add", kernels.add, a, b, lambda dy, *_: dy, lambda dy, *_: dy, False)
+    return binary("Add", kernels.add, a, b, lambda dy, *_: dy, lambda dy, *_: dy, False)
 
 
 @method("sub", "__sub__")
@@ -55,7 +55,7 @@ def sub(input, other, *, alpha=1):
     a, b = operands(input, other)
     if not is_floating(a if isinstance(a, Tensor) else b):
         return integer_result("subtract", array_of(a), array_of(b))
-    return _binary(
+    return binary(
         "Sub", kernels.sub, a, b, lambda dy, *_: dy, lambda dy, *_: kernels.neg(dy), False
     )
 
@@ -71,7 +71,7 @@ def mul(input, other):
     a, b = operands(input, other)
     if not is_floating(a if isinstance(a, Tensor) else b):
         return integer_result("multiply", array_of(a), array_of(b))
-    return _binary(
+    return binary(
         "Mul",
         kernels.mul,
         a,
@@ -96,7 +96,7 @@ def _floats(a, b):
 def div(input, other):
     """input / other."""
     a, b = _floats(input, other)
-    return _binary(
+    return binary(
         "Div",
         kernels.div,
         a,
@@ -152,7 +152,7 @@ def pow(input, exponent):
     def power(a, b):
         return kernels.mul(a, a) if is_number(b) and b == 2 else kernels.pow(a, b)
 
-    return _binary("Pow", power, a, b, gradient_a, gradient_b, True)
+    return binary("Pow", power, a, b, gradient_a, gradient_b, True)
 
 
 @method("__rpow__")

@@ -13,7 +13,7 @@ from fastconv.ops.common import (
     method,
     unbroadcast,
 )
-from fastconv.ops.views import _index, _is_basic
+from fastconv.ops.views import _index, _is_basic, slot
 
 
 def _write(target, value):
@@ -29,6 +29,8 @@ def _operand(target, other, what):
     if is_number(other):
         if not is_floating(target) and isinstance(other, float | np.floating):
             raise RuntimeError(f"result of {what} with a float cannot be stored in {target.dtype}")
+        if target._array.dtype.kind == "b" and not isinstance(other, bool | np.bool_):
+            raise RuntimeError(f"result of {what} with an int cannot be stored in {target.dtype}")
         return other
     other = as_tensor(other)
     if is_floating(other) and not is_floating(target):
@@ -146,6 +148,13 @@ def relu_(input):
     )
 
 
+def _overwritten(dy):
+    """The gradient of what an operation overwrites: 0."""
+    dx = np.empty_like(dy)
+    kernels.fill(dx, 0)
+    return dx
+
+
 @method("fill_")
 def fill_(input, value):
     """Every element = value."""
@@ -154,7 +163,7 @@ def fill_(input, value):
     def compute():
         _write(input, value)
 
-    return change(input, "Fill", compute, (input,), lambda dy: (None,))
+    return change(input, "Fill", compute, (input,), lambda dy: (_overwritten(dy),))
 
 
 @method("zero_")
@@ -176,7 +185,11 @@ def copy_(input, other):
         _write(input, source._array)
 
     return change(
-        input, "Copy", compute, (input, source), lambda dy: (None, unbroadcast(dy, shape))
+        input,
+        "Copy",
+        compute,
+        (input, source),
+        lambda dy: (_overwritten(dy), unbroadcast(dy, shape)),
     )
 
 
@@ -186,26 +199,29 @@ def setitem(input, key, value):
     x, index, basic = input._array, _index(key), _is_basic(_index(key))
     value = _operand(input, value, "assignment")
     source = array_of(value)
-    if not is_number(value) and np.broadcast_shapes(x[index].shape, source.shape) != x[index].shape:
-        raise RuntimeError(f"shape {source.shape} does not broadcast to {x[index].shape}")
-
-    def slot(array):
-        return array[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)]
+    place = slot(x, index) if basic else x[index]
+    if not is_number(value):
+        while source.ndim > place.ndim and source.shape[0] == 1:
+            source = source[0]
+        if np.broadcast_shapes(place.shape, source.shape) != place.shape:
+            raise RuntimeError(f"shape {source.shape} does not broadcast to {place.shape}")
 
     def compute():
         if basic and is_floating(input):
-            kernels.assign(slot(x), source)
+            kernels.assign(place, source)
         else:
             x[index] = source
 
     def backward(dy):
         dx = kernels.copy(dy)
         if basic:
-            kernels.assign(slot(dx), 0)
+            kernels.assign(slot(dx, index), 0)
         else:
             dx[index] = 0
-        dv = unbroadcast(dy[index], source.shape) if isinstance(value, Tensor) else None
-        return (dx, dv) if isinstance(value, Tensor) else (dx,)
+        if not isinstance(value, Tensor):
+            return (dx,)
+        dv = slot(dy, index) if basic else dy[index]
+        return dx, unbroadcast(dv, source.shape).reshape(value._array.shape)
 
     change(
         input,
@@ -223,7 +239,7 @@ def uniform_(input, a=0.0, b=1.0):
     def compute():
         kernels.assign(input._array, random.uniform(input._array.shape, a, b, input._array.dtype))
 
-    return change(input, "Uniform", compute, (input,), lambda dy: (None,))
+    return change(input, "Uniform", compute, (input,), lambda dy: (_overwritten(dy),))
 
 
 @method("normal_")
@@ -235,4 +251,4 @@ def normal_(input, mean=0.0, std=1.0):
             input._array, random.normal(input._array.shape, mean, std, input._array.dtype)
         )
 
-    return change(input, "Normal", compute, (input,), lambda dy: (None,))
+    return change(input, "Normal", compute, (input,), lambda dy: (_overwritten(dy),))

@@ -1,12 +1,29 @@
 """Sums, means, extrema. PyTorch's names: dim and keepdim."""
 
+import builtins
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Tensor, _wrap, record
-from fastconv.ops.common import FLOAT32, as_tensor, cast, integer_result, is_floating, method
+from fastconv.ops.arithmetic import binary
+from fastconv.ops.common import (
+    FLOAT32,
+    as_tensor,
+    cast,
+    integer_result,
+    is_floating,
+    method,
+    operands,
+)
+from fastconv.ops.views import clone
+
+
+def _dim(input, dim):
+    """dim as the kernels want it: PyTorch lets () mean all, and a Tensor of no axes have axis 0."""
+    none = isinstance(dim, tuple | list) and len(dim) == 0
+    return None if none or input._array.ndim == 0 and dim in (0, -1) else dim
 
 
 def _keep(dy, shape, dim, keepdim):
@@ -23,7 +40,7 @@ def _keep(dy, shape, dim, keepdim):
 
 def _total(op, kernel, input, dim, keepdim, scale):
     """A sum, or a mean, whose gradient is dy times scale(x, y), repeated."""
-    x = input._array
+    x, dim = input._array, _dim(input, dim)
     y = kernel(x, dim, keepdim)
 
     def backward(dy):
@@ -38,6 +55,7 @@ def sum(input, dim=None, keepdim=False):
     """The sum over dim: an axis, several, or all (None). Integers and booleans are counted in int64."""
     input = as_tensor(input, "input")
     if not is_floating(input):
+        dim = _dim(input, dim)
         dims = tuple(dim) if isinstance(dim, list) else dim
         return integer_result("sum", input._array, axis=dims, keepdims=keepdim, dtype=np.int64)
     return _total("Sum", kernels.sum, input, dim, keepdim, None)
@@ -67,71 +85,112 @@ def var(input, dim=None, unbiased=True, keepdim=False):
 
 @method("std")
 def std(input, dim=None, unbiased=True, keepdim=False):
-    """The standard deviation over dim, the square root of var."""
-    return var(input, dim, unbiased, keepdim).sqrt()
+    """The standard deviation over dim, the square root of var; its gradient where it is 0 is 0."""
+    square = var(input, dim, unbiased, keepdim)
+    y = kernels.sqrt(square._array)
+
+    def backward(dy):
+        slope = kernels.div(dy, kernels.mul(y, 2))
+        return (kernels.where(kernels.eq(y, 0), 0, slope),)
+
+    return record("Std", y, (square,), backward, saves_result=True)
 
 
-class Extremum(NamedTuple):
-    """What max(dim) and min(dim) return."""
+class Maximum(NamedTuple):
+    """What max(dim) returns."""
 
     values: Tensor
     indices: Tensor
 
+    def __repr__(self):
+        return f"fastconv.return_types.max(\nvalues={self.values!r},\nindices={self.indices!r})"
 
-def _extremum(op, kernel, function, input, dim, keepdim):
-    input = as_tensor(input, "input")
+
+class Minimum(NamedTuple):
+    """What min(dim) returns."""
+
+    values: Tensor
+    indices: Tensor
+
+    def __repr__(self):
+        return f"fastconv.return_types.min(\nvalues={self.values!r},\nindices={self.indices!r})"
+
+
+def _of_all(op, kernel, function, input):
+    """The extreme element of all; elements that equal it share the gradient."""
+    x = input._array
+    if not is_floating(input):
+        return integer_result(function, x)
+    y = kernel(x)[0]
+
+    def backward(dy):
+        ties = kernels.eq(x, y)
+        count = builtins.max(int(kernels.integer("sum", ties)), 1)
+        return (kernels.where(ties, kernels.div(dy, count), 0),)
+
+    return record(op, y, (input,), backward, saves=(input,))
+
+
+def _along(op, kernel, function, result_type, input, dim, keepdim):
+    """Values and indices along one axis; the element of the index gets the gradient."""
     x = input._array
     if not is_floating(input):
         values = integer_result(function, x, axis=dim, keepdims=keepdim)
-        if dim is None:
-            return values
-        return Extremum(values, integer_result(f"arg{function}", x, axis=dim, keepdims=keepdim))
+        return result_type(values, integer_result(f"arg{function}", x, axis=dim, keepdims=keepdim))
+    if x.ndim == 0 and dim in (0, -1):
+        return result_type(clone(input), _wrap(np.zeros((), np.int64)))
     values, indices = kernel(x, dim, keepdim)
 
     def backward(dy):
-        axis = 0 if dim is None else dim % max_ndim
-        places = x.size if dim is None else x.shape[axis]
-        full = (x.size,) if dim is None else x.shape
-        position = np.arange(places).reshape([-1 if d == axis else 1 for d in range(len(full))])
-        found = _keep(indices, x.shape, dim, keepdim) if dim is not None else indices.reshape(1)
-        grad = _keep(dy, x.shape, dim, keepdim) if dim is not None else dy.reshape(1)
-        return (kernels.where(kernels.integer("equal", position, found), grad, 0).reshape(x.shape),)
+        axis = dim % x.ndim
+        position = np.arange(x.shape[axis]).reshape([-1 if d == axis else 1 for d in range(x.ndim)])
+        found = kernels.integer("equal", position, _keep(indices, x.shape, dim, keepdim))
+        return (kernels.where(found, _keep(dy, x.shape, dim, keepdim), 0),)
 
-    max_ndim = x.ndim or 1
-    result = record(op, values, (input,), backward)
-    return result if dim is None else Extremum(result, _wrap(indices))
+    return result_type(record(op, values, (input,), backward), _wrap(indices))
 
 
 @method("max")
 def max(input, dim=None, keepdim=False):
     """The largest element; with dim, (values, indices) along that axis; with a Tensor, the larger of each pair.
 
-    Of equal elements the first gets the gradient.
+    Of equal elements along an axis the first counts; without dim, and in pairs, equal elements share the gradient.
     """
+    input = as_tensor(input, "input")
     if isinstance(dim, Tensor):
-        return _choose("Maximum", kernels.maximum, kernels.ge, input, dim)
-    return _extremum("Max", kernels.max, "max", input, dim, keepdim)
+        return _choose("Maximum", kernels.maximum, kernels.gt, "maximum", input, dim)
+    if dim is None:
+        return _of_all("Max", kernels.max, "max", input)
+    return _along("Max", kernels.max, "max", Maximum, input, dim, keepdim)
 
 
 @method("min")
 def min(input, dim=None, keepdim=False):
     """The smallest element; with dim, (values, indices) along that axis; with a Tensor, the smaller of each pair."""
+    input = as_tensor(input, "input")
     if isinstance(dim, Tensor):
-        return _choose("Minimum", kernels.minimum, kernels.le, input, dim)
-    return _extremum("Min", kernels.min, "min", input, dim, keepdim)
+        return _choose("Minimum", kernels.minimum, kernels.lt, "minimum", input, dim)
+    if dim is None:
+        return _of_all("Min", kernels.min, "min", input)
+    return _along("Min", kernels.min, "min", Minimum, input, dim, keepdim)
 
 
-def _choose(op, kernel, first_wins, a, b):
-    from fastconv.ops.arithmetic import _binary, operands
-
+def _choose(op, kernel, better, function, a, b):
     a, b = operands(a, b)
-    return _binary(
+    if not is_floating(a):
+        return integer_result(function, a._array, b._array)
+
+    def share(dy, mine, other):
+        half = kernels.where(kernels.eq(mine, other), kernels.mul(dy, 0.5), 0)
+        return kernels.where(better(mine, other), dy, half)
+
+    return binary(
         op,
         kernel,
         a,
         b,
-        lambda dy, a, b, y: kernels.where(first_wins(a, b), dy, 0),
-        lambda dy, a, b, y: kernels.where(first_wins(a, b), 0, dy),
+        lambda dy, a, b, y: share(dy, a, b),
+        lambda dy, a, b, y: share(dy, b, a),
         True,
     )
 
@@ -142,7 +201,7 @@ def argmax(input, dim=None, keepdim=False):
     input = as_tensor(input, "input")
     if not is_floating(input):
         return integer_result("argmax", input._array, axis=dim, keepdims=keepdim)
-    return _wrap(kernels.argmax(input._array, dim, keepdim))
+    return _wrap(kernels.argmax(input._array, _dim(input, dim), keepdim))
 
 
 @method("argmin")
@@ -151,7 +210,7 @@ def argmin(input, dim=None, keepdim=False):
     input = as_tensor(input, "input")
     if not is_floating(input):
         return integer_result("argmin", input._array, axis=dim, keepdims=keepdim)
-    return _wrap(kernels.argmin(input._array, dim, keepdim))
+    return _wrap(kernels.argmin(input._array, _dim(input, dim), keepdim))
 
 
 def _truth(input):

@@ -27,6 +27,8 @@ def _view(op, input, array, undo):
 def _reshaped(op, input, sizes, must_share):
     x = input._array
     try:
+        if any(s < -1 for s in sizes):
+            raise ValueError
         array = x.reshape(sizes)
     except ValueError:
         raise RuntimeError(f"shape {list(sizes)} is invalid for input of size {x.size}") from None
@@ -89,6 +91,8 @@ def squeeze(input, dim=None):
     shape = input._array.shape
     if dim is None:
         return _reshaped("Squeeze", input, [s for s in shape if s != 1], True)
+    if shape and not -len(shape) <= dim < len(shape):
+        raise IndexError(f"dim {dim} is out of range for {len(shape)} axes")
     dim = dim % len(shape) if shape else 0
     kept = shape if not shape or shape[dim] != 1 else shape[:dim] + shape[dim + 1 :]
     return _reshaped("Squeeze", input, kept, True)
@@ -183,7 +187,7 @@ def _index(key):
 
 def _is_basic(index):
     parts = index if isinstance(index, tuple) else (index,)
-    return builtins.all(
+    return all(
         p is None
         or p is Ellipsis
         or isinstance(p, slice | int | np.integer)
@@ -192,31 +196,44 @@ def _is_basic(index):
     )
 
 
+def slot(array, index):
+    """array[index], an array even where NumPy would give a number."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return array[index if any(p is Ellipsis for p in parts) else (*parts, Ellipsis)]
+
+
+def _name(index):
+    """PyTorch's name of the last step of a basic index: it takes them one by one."""
+    for part in reversed(index if isinstance(index, tuple) else (index,)):
+        if isinstance(part, int | np.integer):
+            return "Select"
+        if part is None:
+            return "Unsqueeze"
+        if part is not Ellipsis and part != slice(None):
+            return "Slice"
+    return "Alias"
+
+
 @method("__getitem__")
 def getitem(input, key):
     """input[key]: slices and ints give views, integer or boolean arrays give copies."""
     x, index = input._array, _index(key)
-    array = x[index]
-    if not isinstance(array, np.ndarray):
-        array = x[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)]
-    if not is_floating(input):
-        return record("Index", array, (), None, view_of=input if _is_basic(index) else None)
     basic = _is_basic(index)
+    array = slot(x, index) if basic else x[index]
+    if not is_floating(input):
+        return record("Index", array, (), None, view_of=input if basic else None)
 
     def backward(dy):
         dx = np.empty(x.shape, x.dtype)
         kernels.fill(dx, 0)
         if basic:
-            kernels.assign(
-                dx[(*index, Ellipsis) if isinstance(index, tuple) else (index, Ellipsis)], dy
-            )
+            kernels.assign(slot(dx, index), dy)
         else:
             kernels.index_add(dx, index, dy)
         return (dx,)
 
-    return record(
-        "Slice" if basic else "Index", array, (input,), backward, view_of=input if basic else None
-    )
+    name = _name(index) if basic else "Index"
+    return record(name, array, (input,), backward, view_of=input if basic else None)
 
 
 @method("__iter__")
@@ -261,7 +278,7 @@ def chunk(input, chunks, dim=0):
 # ---- joining ------------------------------------------------------------------------------------------
 
 
-def cat(tensors, dim=0):
+def cat(tensors, dim=0, *, op="Cat"):
     """Tensors joined along an axis that exists."""
     tensors = [as_tensor(t, "each of tensors") for t in tensors]
     if not tensors:
@@ -287,12 +304,12 @@ def cat(tensors, dim=0):
         (slice(None),) * dim + (slice(e - s[dim], e),) for e, s in zip(ends, shapes, strict=True)
     ]
     array = np.empty(shapes[0][:dim] + (ends[-1],) + shapes[0][dim + 1 :], dtype)
-    for slot, t in zip(slots, tensors, strict=True):
+    for place, t in zip(slots, tensors, strict=True):
         if dtype.kind == "f":
-            kernels.assign(array[slot], t._array)
+            kernels.assign(array[place], t._array)
         else:
-            array[slot] = t._array
-    return record("Cat", array, tensors, lambda dy: tuple(dy[slot] for slot in slots))
+            array[place] = t._array
+    return record(op, array, tensors, lambda dy: tuple(dy[place] for place in slots))
 
 
 concat = cat
@@ -300,4 +317,4 @@ concat = cat
 
 def stack(tensors, dim=0):
     """Tensors of one shape joined along a new axis."""
-    return cat([unsqueeze(as_tensor(t, "each of tensors"), dim) for t in tensors], dim)
+    return cat([unsqueeze(as_tensor(t, "each of tensors"), dim) for t in tensors], dim, op="Stack")
