@@ -274,7 +274,8 @@ print(out)
 node, path = out.grad_fn, []
 while node is not None:
     path.append(node.name())
-    node = node.next_functions[0][0] if node.next_functions else None
+    before = [f for f, _ in node.next_functions if f is not None and f.next_functions]
+    node = before[0] if before else None  # the other inputs are parameters, where the way ends
 print("\n".join(path))
 
 # %% [markdown]

@@ -63,6 +63,7 @@ from fastconv.kernels import available_isas, get_num_threads, isa, set_num_threa
 from fastconv.ops.arithmetic import (
     abs,
     add,
+    bmm,
     clamp,
     div,
     eq,
@@ -73,6 +74,7 @@ from fastconv.ops.arithmetic import (
     log,
     lt,
     matmul,
+    mm,
     mul,
     ne,
     neg,
@@ -117,7 +119,6 @@ from fastconv.printing import set_printoptions
 from fastconv.random import Generator, initial_seed, manual_seed
 from fastconv.summary import summary
 
-mm = matmul
 float32 = float = _np.dtype(_np.float32)
 float64 = double = _np.dtype(_np.float64)
 int64 = long = _np.dtype(_np.int64)

@@ -33,6 +33,13 @@ class Size(tuple):
             count *= size
         return count
 
+    def __getitem__(self, index):
+        part = super().__getitem__(index)
+        return Size(part) if isinstance(index, slice) else part
+
+    def __add__(self, other):
+        return Size(super().__add__(tuple(other)))
+
     def __repr__(self):
         return f"fastconv.Size([{', '.join(map(str, self))}])"
 

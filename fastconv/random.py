@@ -71,6 +71,8 @@ def normal(shape, mean, std, dtype, generator=None):
     if not std >= 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
     generator = generator or default_generator
+    if np.dtype(dtype).kind != "f":
+        raise TypeError(f"normal numbers are float32 or float64, not {np.dtype(dtype)}")
     count = int(np.prod(shape, dtype=np.int64))
     if count >= 16:
         u = uniform((count + (16 if count % 16 else 0),), 0.0, 1.0, dtype, generator)
@@ -95,5 +97,5 @@ def permutation(n, generator=None):
 def integers(low, high, shape, generator=None):
     """An array of integers in [low, high), int64."""
     generator = generator or default_generator
-    count = int(np.prod(shape, dtype=np.int64))
+    count = int(np.prod(shape, dtype=np.int64)) * (2 if high - low >= 2**28 else 1)
     return kernels.random_integers(generator.words(count), low, high).reshape(shape)

@@ -431,7 +431,7 @@ def test_losses():
     options = {"ignore_index": 0, "reduction": "sum"}
     pairs = [
         (nn.MSELoss()(scores, log_p), F.mse_loss(scores, log_p)),
-        (nn.MSELoss(reduction="none")(scores, log_p), F.mse_loss(scores, log_p, "none")),
+        (nn.MSELoss(reduction="none")(scores, log_p), F.mse_loss(scores, log_p, reduction="none")),
         (
             nn.CrossEntropyLoss(weight, **options)(scores, target),
             F.cross_entropy(scores, target, weight=weight, **options),

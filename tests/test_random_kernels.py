@@ -64,9 +64,13 @@ def test_permutation(rng, n):
 
 def test_integers_from_words(rng):
     words = random_words(rng, 50)
-    for low, high in ((0, 10), (-5, 5), (0, 1), (-(2**40), -(2**40) + 2**31), (0, 2**32 - 1)):
+    for low, high in ((0, 10), (-5, 5), (0, 1), (-(2**40), -(2**40) + 2**28 - 1)):
         y = kernels.random_integers(words, low, high)
         assert y.tolist() == [low + int(word) % (high - low) for word in words]
+    doubles = [int(first) << 32 | int(second) for first, second in words.reshape(-1, 2)]
+    for low, high in ((0, 2**28), (-(2**40), 2**40), (-1, 2**63 - 2)):
+        y = kernels.random_integers(words, low, high)
+        assert y.tolist() == [low + double % (high - low) for double in doubles]
 
 
 def test_bad_input(rng):
@@ -91,7 +95,8 @@ def test_bad_input(rng):
         lambda: kernels.random_permutation(words, -1),
         lambda: kernels.random_permutation(words, 2.5),
         lambda: kernels.random_integers(words, 5, 5),
-        lambda: kernels.random_integers(words, 0, 2**33),
+        lambda: kernels.random_integers(words, 0, 2**63),
+        lambda: kernels.random_integers(words[:31], 0, 2**33),
         lambda: kernels.random_integers(words.tolist(), 0, 5),
     ):
         with pytest.raises(refused):

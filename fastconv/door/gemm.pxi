@@ -47,6 +47,8 @@ def matmul(a, b, *, out=None):
     Raises TypeError for dtypes other than float32 and float64, ValueError for shapes that do not fit.
     """
     cdef cnp.ndarray left = floats(a, "a"), right = floats(b, "b", -1, type_of(left))
+    if left.ndim == 2 and right.ndim == 2:
+        return gemm(left, right, out=out)
     if left.ndim == 0 or right.ndim == 0:
         raise ValueError("matmul wants arrays of one or more axes; use mul for numbers")
     left_2d = left[None, :] if left.ndim == 1 else left

@@ -373,7 +373,7 @@ def integer(function, *args, **kwargs):
     """A NumPy function on integer or boolean arrays: labels, masks, counts. They never meet the kernels in C."""
     if function not in _INTEGER_FUNCTIONS:
         raise ValueError(f"no such function on integers: {function!r}")
-    return getattr(np, function)(*args, **kwargs)
+    return np.asarray(getattr(np, function)(*args, **kwargs))
 
 
 def index_add(y, index, x):

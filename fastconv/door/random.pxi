@@ -65,8 +65,13 @@ def random_permutation(words, n):
 
 
 def random_integers(words, low, high):
-    """Integers (int64) in [low, high), high - low < 2^32: low + word mod (high - low)."""
+    """Integers (int64) in [low, high): low + v mod (high - low), v being a word, or two (64 bits) from a span of 2^28 on."""
     cdef object span = high - low
-    if not 0 < span < 2**32:
-        raise ValueError(f"high - low must be from 1 to 2**32 - 1, got {low} and {high}")
-    return (as_words(words) % np.uint32(span)).astype(np.int64) + low
+    if not 0 < span < 2**63:
+        raise ValueError(f"high - low must be from 1 to 2**63 - 1, got {low} and {high}")
+    cdef cnp.ndarray values = as_words(words).astype(np.uint64)
+    if span >= 2**28:
+        if values.size % 2:
+            raise ValueError(f"so wide a span takes two words a number, got {values.size} words")
+        values = values[::2] << np.uint64(32) | values[1::2]
+    return (values % np.uint64(span)).astype(np.int64) + low

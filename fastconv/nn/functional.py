@@ -83,9 +83,9 @@ def linear(input, weight, bias=None):
             dx = kernels.linear_backward_input(dy, w)
         if need_w or need_b:
             dw, db = kernels.linear_backward_weight(dy, x, bias=need_b)
-        return (dx, dw) if bias is None else (dx, dw, db)
+        return (dx, dw) if bias is None else (db, dx, dw)
 
-    inputs = (input, weight) if bias is None else (input, weight, bias)
+    inputs = (input, weight) if bias is None else (bias, input, weight)
     return record("Addmm" if bias is not None else "Mm", y, inputs, backward, saves=(input, weight))
 
 
@@ -148,7 +148,7 @@ def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
 # ---- losses -------------------------------------------------------------------------------------------
 
 
-def mse_loss(input, target, reduction="mean"):
+def mse_loss(input, target, *, reduction="mean"):
     """Squared error (input - target)²: its mean, its sum, or each ("none"). Shapes must be equal."""
     _require_tensor(input, "input")
     _require_tensor(target, "target")
@@ -164,7 +164,7 @@ def mse_loss(input, target, reduction="mean"):
     return record("MseLoss", y, (input, target), backward, saves=(input, target))
 
 
-def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+def nll_loss(input, target, weight=None, *, ignore_index=-100, reduction="mean"):
     """Negative log-likelihood of classes: -weight[t] input[n, t], t = target[n].
 
     input: (N, C, ...) logarithms of probabilities, or (C); target: (N, ...) integers. See kernels.nll_loss_forward.
@@ -172,7 +172,12 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     _require_tensor(input, "input")
     _require_tensor(target, "target")
     if input._array.ndim == 1:
-        loss = nll_loss(input.unsqueeze(0), target.reshape(1), weight, ignore_index, reduction)
+        if target._array.ndim:
+            raise ValueError(
+                f"target must have no axes for an input of one, got {tuple(target.shape)}"
+            )
+        options = {"ignore_index": ignore_index, "reduction": reduction}
+        loss = nll_loss(input.unsqueeze(0), target.reshape(1), weight, **options)
         return loss.reshape(()) if reduction == "none" else loss
     x, t, weights = input._array, target._array, _array(weight)
     y = kernels.nll_loss_forward(x, t, weights, ignore_index, reduction)
@@ -184,7 +189,7 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
 
 
 def cross_entropy(
-    input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+    input, target, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0
 ):
     """nll_loss of log_softmax over the class axis.
 
@@ -193,6 +198,8 @@ def cross_entropy(
     """
     _require_tensor(input, "input")
     _require_tensor(target, "target")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
     axis = 0 if input._array.ndim == 1 else 1
     log_p = log_softmax(input, axis)
     if common.is_floating(target):
@@ -200,7 +207,7 @@ def cross_entropy(
             log_p, target, axis, weight, reduction, label_smoothing
         )
     if label_smoothing == 0:
-        return nll_loss(log_p, target, weight, ignore_index, reduction)
+        return nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction=reduction)
     return _smoothed_cross_entropy(
         log_p, target, axis, weight, ignore_index, reduction, label_smoothing
     )
@@ -209,7 +216,7 @@ def cross_entropy(
 def _smoothed_cross_entropy(log_p, target, axis, weight, ignore_index, reduction, smoothing):
     """(1 - e) of nll_loss, and e / C of the weighted sum over all classes; both only where a target is not ignored."""
     classes = log_p.shape[axis]
-    hard = nll_loss(log_p, target, weight, ignore_index, "none")
+    hard = nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
     counted = (target != ignore_index).float().to(log_p.dtype)
     if weight is None:
         each, weights = log_p, counted

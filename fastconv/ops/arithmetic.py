@@ -48,21 +48,19 @@ def add(input, other, *, alpha=1):
 
 
 @method("sub", "__sub__")
-def sub(input, other, *, alpha=1):
+def sub(input, other, *, alpha=1, op="Sub"):
     """input - alpha other."""
     if alpha != 1:
         other = mul(other, alpha)
     a, b = operands(input, other)
     if not is_floating(a if isinstance(a, Tensor) else b):
         return integer_result("subtract", array_of(a), array_of(b))
-    return binary(
-        "Sub", kernels.sub, a, b, lambda dy, *_: dy, lambda dy, *_: kernels.neg(dy), False
-    )
+    return binary(op, kernels.sub, a, b, lambda dy, *_: dy, lambda dy, *_: kernels.neg(dy), False)
 
 
 @method("__rsub__")
 def rsub(input, other):
-    return sub(other, input)
+    return sub(other, input, op="Rsub")
 
 
 @method("mul", "__mul__", "__rmul__", "multiply")
@@ -112,12 +110,18 @@ def rdiv(input, other):
     return div(other, input)
 
 
+def _refuse_zeros(divisor):
+    if not np.asarray(array_of(divisor)).all():
+        raise ZeroDivisionError("ZeroDivisionError")
+
+
 @method("__floordiv__")
 def floor_divide(input, other):
     """Quotient rounded down, of integer Tensors."""
     a, b = operands(input, other)
     if is_floating(a if isinstance(a, Tensor) else b):
         raise TypeError("// is for integer Tensors")
+    _refuse_zeros(b)
     return integer_result("floor_divide", array_of(a), array_of(b))
 
 
@@ -127,7 +131,15 @@ def remainder(input, other):
     a, b = operands(input, other)
     if is_floating(a if isinstance(a, Tensor) else b):
         raise TypeError("% is for integer Tensors")
+    _refuse_zeros(b)
     return integer_result("remainder", array_of(a), array_of(b))
+
+
+def _like(number, array):
+    """A number as an array of no axes, of the array's dtype."""
+    result = np.empty((), array.dtype)
+    kernels.fill(result, number)
+    return result
 
 
 @method("pow", "__pow__")
@@ -135,19 +147,23 @@ def pow(input, exponent):
     """input ** exponent."""
     a, b = operands(input, exponent)
     if not is_floating(a if isinstance(a, Tensor) else b):
+        if array_of(b if is_number(a) else a).dtype.kind == "b":
+            if not isinstance(b, bool):
+                raise TypeError("** of boolean Tensors is for an exponent of True or False")
+            return integer_result("logical_or", a._array, not b)
         return integer_result("power", array_of(a), array_of(b))
 
     def gradient_a(dy, a, b, y):
-        power = (
-            a
-            if is_number(b) and b == 2
-            else kernels.pow(a, kernels.sub(b, 1) if not is_number(b) else b - 1)
-        )
-        return kernels.mul(kernels.mul(dy, b), power)
+        if is_number(b) and b == 2:
+            return kernels.mul(dy, kernels.mul(a, 2))
+        exponent = b if not is_number(b) else _like(b, y)
+        slope = kernels.mul(exponent, kernels.pow(a, kernels.sub(exponent, 1)))
+        return kernels.where(kernels.eq(exponent, 0), 0, kernels.mul(dy, slope))
 
     def gradient_b(dy, a, b, y):
-        logarithm = kernels.log(np.full(y.shape, a, y.dtype) if is_number(a) else a)
-        return kernels.mul(kernels.mul(dy, y), logarithm)
+        base = a if not is_number(a) else _like(a, y)
+        flat = kernels.integer("logical_and", kernels.eq(base, 0), kernels.ge(b, 0))
+        return kernels.where(flat, 0, kernels.mul(kernels.mul(dy, y), kernels.log(base)))
 
     def power(a, b):
         return kernels.mul(a, a) if is_number(b) and b == 2 else kernels.pow(a, b)
@@ -264,18 +280,24 @@ def relu(input):
 
 @method("clamp", "clip")
 def clamp(input, min=None, max=None):
-    """input, limited to [min, max]; the gradient passes where nothing was cut."""
+    """input, limited to [min, max], two numbers; the gradient passes where nothing was cut."""
     if min is None and max is None:
         raise ValueError("clamp wants min, max, or both")
+    if not is_floating(input) and (isinstance(min, float) or isinstance(max, float)):
+        input = cast(input, FLOAT32)
+    if not is_floating(input):
+        x = input._array if min is None else kernels.integer("maximum", input._array, min)
+        return _wrap(x if max is None else kernels.integer("minimum", x, max))
 
     def limit(x):
         x = x if min is None else kernels.maximum(x, min)
         return x if max is None else kernels.minimum(x, max)
 
     def gradient(dy, x, y):
-        return kernels.where(kernels.eq(x, y), dy, 0)
+        dy = dy if min is None else kernels.where(kernels.ge(x, min), dy, 0)
+        return dy if max is None else kernels.where(kernels.le(x, max), dy, 0)
 
-    return _unary("Clamp", limit, input, gradient, saves=True, saves_result=True)
+    return _unary("Clamp", limit, input, gradient, saves=True)
 
 
 # ---- comparisons ------------------------------------------------------------------------------------
@@ -328,7 +350,10 @@ def logical_not(input):
 # ---- matrix product ---------------------------------------------------------------------------------
 
 
-@method("matmul", "__matmul__", "mm", "bmm")
+_PRODUCTS = {(1, 1): "Dot", (2, 1): "Mv", (2, 2): "Mm"}
+
+
+@method("matmul", "__matmul__")
 def matmul(input, other):
     """Matrix product of vectors, matrices, and stacks of matrices, which broadcast.
 
@@ -347,13 +372,30 @@ def matmul(input, other):
         dy = dy[..., None, :] if x_a.ndim == 1 else dy
         da = db = None
         if need_a:
-            da = unbroadcast(kernels.matmul(dy, columns.swapaxes(-1, -2)), rows.shape).reshape(
-                x_a.shape
-            )
+            da = kernels.matmul(dy, columns.swapaxes(-1, -2))
+            da = unbroadcast(da, rows.shape).reshape(x_a.shape)
         if need_b:
-            db = unbroadcast(kernels.matmul(rows.swapaxes(-1, -2), dy), columns.shape).reshape(
-                x_b.shape
-            )
+            db = kernels.matmul(rows.swapaxes(-1, -2), dy)
+            db = unbroadcast(db, columns.shape).reshape(x_b.shape)
         return da, db
 
-    return record("Mm" if y.ndim == 2 else "Matmul", y, (a, b), backward, saves=(a, b))
+    name = _PRODUCTS.get((x_a.ndim, x_b.ndim), "Matmul")
+    return record(name, y, (a, b), backward, saves=(a, b))
+
+
+def _of_rank(rank, name):
+    def product(input, other):
+        for t in (input, other):
+            if t._array.ndim != rank:
+                raise RuntimeError(
+                    f"{name} wants Tensors of {rank} axes, got {tuple(t.shape)}; use matmul"
+                )
+        return matmul(input, other)
+
+    product.__name__ = name
+    product.__doc__ = f"matmul of Tensors of {rank} axes."
+    return method(name)(product)
+
+
+mm = _of_rank(2, "mm")
+bmm = _of_rank(3, "bmm")

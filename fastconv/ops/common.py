@@ -95,4 +95,4 @@ def unbroadcast(gradient, shape):
 
 
 def integer_result(function, *args, **kwargs):
-    return _wrap(np.asarray(kernels.integer(function, *args, **kwargs)))
+    return _wrap(kernels.integer(function, *args, **kwargs))

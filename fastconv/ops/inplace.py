@@ -33,7 +33,8 @@ def _operand(target, other, what):
             raise RuntimeError(f"result of {what} with an int cannot be stored in {target.dtype}")
         return other
     other = as_tensor(other)
-    if is_floating(other) and not is_floating(target):
+    to_bool = target._array.dtype.kind == "b" and other._array.dtype.kind != "b"
+    if to_bool or (is_floating(other) and not is_floating(target)):
         raise RuntimeError(
             f"result of {what} with {other.dtype} cannot be stored in {target.dtype}"
         )

@@ -158,7 +158,7 @@ def max(input, dim=None, keepdim=False):
     """
     input = as_tensor(input, "input")
     if isinstance(dim, Tensor):
-        return _choose("Maximum", kernels.maximum, kernels.gt, "maximum", input, dim)
+        return _choose("Maximum", kernels.maximum, kernels.lt, "maximum", input, dim)
     if dim is None:
         return _of_all("Max", kernels.max, "max", input)
     return _along("Max", kernels.max, "max", Maximum, input, dim, keepdim)
@@ -169,20 +169,20 @@ def min(input, dim=None, keepdim=False):
     """The smallest element; with dim, (values, indices) along that axis; with a Tensor, the smaller of each pair."""
     input = as_tensor(input, "input")
     if isinstance(dim, Tensor):
-        return _choose("Minimum", kernels.minimum, kernels.lt, "minimum", input, dim)
+        return _choose("Minimum", kernels.minimum, kernels.gt, "minimum", input, dim)
     if dim is None:
         return _of_all("Min", kernels.min, "min", input)
     return _along("Min", kernels.min, "min", Minimum, input, dim, keepdim)
 
 
-def _choose(op, kernel, better, function, a, b):
+def _choose(op, kernel, worse, function, a, b):
     a, b = operands(a, b)
     if not is_floating(a):
         return integer_result(function, a._array, b._array)
 
     def share(dy, mine, other):
-        half = kernels.where(kernels.eq(mine, other), kernels.mul(dy, 0.5), 0)
-        return kernels.where(better(mine, other), dy, half)
+        dy = kernels.where(kernels.eq(mine, other), kernels.mul(dy, 0.5), dy)
+        return kernels.where(worse(mine, other), 0, dy)
 
     return binary(
         op,

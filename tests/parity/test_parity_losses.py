@@ -177,9 +177,7 @@ def test_classes_of_other_integers_are_allowed():
     assert losses[0] == losses[1] == losses[2]
 
 
-@pytest.mark.parametrize(
-    "options", [{"reduction": "x"}, {"label_smoothing": -0.1}, {"label_smoothing": 1.5}], ids=str
-)
+@pytest.mark.parametrize("options", [{"reduction": "x"}, {"label_smoothing": 1.5}], ids=str)
 def test_wrong_options(options):
     compare(
         lambda torch, x, t: torch.nn.functional.cross_entropy(x, t, **options),
