@@ -12,6 +12,13 @@ cdef struct axes:
     int64_t strides[3][64]
 
 
+cdef void set_shape(axes *s, cnp.ndarray x) noexcept:
+    cdef int d
+    s.ndim = x.ndim
+    for d in range(x.ndim):
+        s.shape[d] = x.shape[d]
+
+
 cdef int set_operand(axes *s, int operand, cnp.ndarray x) except -1:
     """Strides of x as part of the result's shape, which x may widen."""
     cdef int d, own
@@ -75,8 +82,7 @@ cdef cnp.ndarray unary(fc_kernel_id kernel, object x, object out):
     if cnp.PyArray_ISCARRAY_RO(input):
         args.ndim, args.shape[0], args.a_strides[0] = 1, input.size, 1
     else:
-        s.ndim = input.ndim
-        memcpy(s.shape, input.shape, input.ndim * sizeof(int64_t))
+        set_shape(&s, input)
         set_operand(&s, 0, input)
         merge_axes(&s, 1)
         if s.ndim > FC_MAX_DIMS:
@@ -288,8 +294,7 @@ def where(condition, a, b):
     y = np.empty(shape, left.dtype)
     cdef axes s
     cdef where_args args
-    s.ndim = y.ndim
-    memcpy(s.shape, y.shape, y.ndim * sizeof(int64_t))
+    set_shape(&s, y)
     set_operand(&s, 0, left)
     set_operand(&s, 1, right)
     set_operand(&s, 2, mask)
@@ -320,8 +325,7 @@ def assign(y, x):
         raise TypeError(f"x is {source.dtype}, but y is {target.dtype}")
     cdef axes s
     cdef assign_args args
-    s.ndim = target.ndim
-    memcpy(s.shape, target.shape, target.ndim * sizeof(int64_t))
+    set_shape(&s, target)
     if source.ndim > target.ndim or set_operand(&s, 0, source):
         raise ValueError(f"x of shape {shape_of(source)} does not broadcast to y of shape {shape_of(target)}")
     set_operand(&s, 1, target)
