@@ -243,19 +243,18 @@ def _accumulate(leaf, gradient, dy):
         grad._version[0] += 1
 
 
-def _check(node):
-    """Whether what `node` saved is still there, and unchanged."""
-    if node.backward is None:
-        raise RuntimeError(
-            "Trying to backward through the graph a second time: what it saved was freed by the first backward(). "
-            "Pass retain_graph=True to the first call"
-        )
-    for cell, version in node.saved:
-        if cell[0] != version:
-            raise RuntimeError(
-                f"a Tensor that {node.name()} needs was changed in place after the forward pass "
-                f"(it is at version {cell[0]}, version {version} was recorded)"
-            )
+def _freed():
+    return RuntimeError(
+        "Trying to backward through the graph a second time: what it saved was freed by the first backward(). "
+        "Pass retain_graph=True to the first call"
+    )
+
+
+def _overwritten(node, cell, version):
+    return RuntimeError(
+        f"a Tensor that {node.name()} needs was changed in place after the forward pass "
+        f"(it is at version {cell[0]}, version {version} was recorded)"
+    )
 
 
 def backward(root, gradient, retain_graph=False):
@@ -269,7 +268,11 @@ def backward(root, gradient, retain_graph=False):
     while ready:
         node = heapq.heappop(ready)[1]
         dy = pending.pop(node)
-        _check(node)
+        if node.backward is None:
+            raise _freed()
+        for cell, version in node.saved:
+            if cell[0] != version:
+                raise _overwritten(node, cell, version)
         gradients = node.backward(dy)
         for edge, dx in zip(node.edges, gradients):  # noqa: B905 (a closure's length is fixed where it is written)
             if edge is None or dx is None:

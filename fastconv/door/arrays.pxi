@@ -66,10 +66,23 @@ cdef cnp.ndarray empty(int ndim, const int64_t *shape, int type_number):
     return cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)
 
 
+cdef inline bint has_shape(cnp.ndarray x, int ndim, const int64_t *shape) noexcept:
+    cdef int d
+    if x.ndim != ndim:
+        return False
+    for d in range(ndim):
+        if x.shape[d] != shape[d]:
+            return False
+    return True
+
+
 cdef cnp.ndarray output(object out, int ndim, const int64_t *shape, int type_number):
     """A new array of this shape and type, or `out` once it is found to be one."""
     if out is None:
         return empty(ndim, shape, type_number)
+    if cnp.PyArray_CheckExact(out) and has_shape(out, ndim, shape) and cnp.PyArray_TYPE(out) == type_number \
+            and cnp.PyArray_ISCARRAY(out):
+        return out
     cdef tuple wanted = tuple([shape[d] for d in range(ndim)])
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
@@ -114,10 +127,7 @@ cdef int refuse_overlap(cnp.ndarray out, cnp.ndarray x, str name) except -1:
 
 cdef int require_shape(cnp.ndarray x, str name, int ndim, const int64_t *shape) except -1:
     cdef int d
-    cdef bint equal = x.ndim == ndim
-    for d in range(ndim):
-        equal = equal and x.shape[d] == shape[d]
-    if not equal:
+    if not has_shape(x, ndim, shape):
         raise ValueError(f"{name} must have shape {tuple([shape[d] for d in range(ndim)])}, got {shape_of(x)}")
     return 0
 

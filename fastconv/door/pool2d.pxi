@@ -50,24 +50,25 @@ def max_pool2d_backward(dy, indices, input_size, *, out=None):
     cdef cnp.ndarray grad = contiguous(floats(dy, "dy", 4)), dx, found = plain_array(indices, "indices")
     cdef geometry g
     cdef int64_t size[4]
-    cdef int64_t i, smallest = 0, largest = -1
+    cdef int64_t i
+    cdef int32_t pixels
+    cdef int bad = 0
     if not cnp.PyArray_ISINTEGER(found):
         raise TypeError(f"indices must be integers, got {found.dtype}")
     require_shape(found, "indices", 4, <int64_t *>grad.shape)
     set_input_size(&g, input_size, grad.shape[0], grad.shape[1])
     if cnp.PyArray_TYPE(found) != cnp.NPY_INT32:
-        if found.size and (found.min() < -1 or found.max() >= g.H * g.W):
-            raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {found.min()} to {found.max()}")
-        found = found.astype(np.int32)
+        bad = found.size and (found.min() < -1 or found.max() >= g.H * g.W)
+        found = found if bad else found.astype(np.int32)
     found = contiguous(found)
     cdef const int32_t *index = <const int32_t *>found.data
-    cdef int64_t count = found.size
+    cdef int64_t count = 0 if bad else found.size
+    pixels = <int32_t>smaller(g.H * g.W, LARGEST)
     with nogil:
         for i in range(count):
-            smallest = smaller(smallest, index[i])
-            largest = larger(largest, index[i])
-    if smallest < -1 or largest >= g.H * g.W:
-        raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {smallest} to {largest}")
+            bad |= (index[i] < -1) | (index[i] >= pixels)
+    if bad:
+        raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {found.min()} to {found.max()}")
     size[0], size[1], size[2], size[3] = g.N, g.C, g.H, g.W
     dx = output(out, 4, size, type_of(grad))
     if out is not None:

@@ -28,9 +28,10 @@ __all__ = [
 ]
 
 
-def _require_tensor(x, name):
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
+def _refuse(**arguments):
+    for name, x in arguments.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
 
 
 def _array(optional):
@@ -43,8 +44,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     input: (N, C, H, W) or (C, H, W); weight: (K, C/groups, R, S); bias: (K) or None. padding: int, (height, width),
     ((top, bottom), (left, right)), "same" or "valid". See kernels.conv2d_forward.
     """
-    _require_tensor(input, "input")
-    _require_tensor(weight, "weight")
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        _refuse(input=input, weight=weight)
     if input._array.ndim == 3:
         return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(
             0
@@ -70,8 +71,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
 def linear(input, weight, bias=None):
     """Affine map: y = x weightᵀ + bias.  input: (..., in), weight: (out, in), bias: (out) or None."""
-    _require_tensor(input, "input")
-    _require_tensor(weight, "weight")
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        _refuse(input=input, weight=weight)
     x, w = input._array, weight._array
     y = kernels.linear_forward(x, w, _array(bias))
     need_x, need_w = input.requires_grad, weight.requires_grad
@@ -96,7 +97,8 @@ def max_pool2d(
 
     return_indices: also the int64 position of each maximum in its plane. See kernels.max_pool2d_forward.
     """
-    _require_tensor(input, "input")
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
     if input._array.ndim == 3:
         y = max_pool2d(
             input.unsqueeze(0), kernel_size, stride, padding, dilation, ceil_mode, return_indices
@@ -119,7 +121,8 @@ def relu(input, inplace=False):
 
 def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
     """The patches of an (N, C, H, W) input as columns: (N, C*R*S, P*Q). See kernels.im2col."""
-    _require_tensor(input, "input")
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
     x = input._array
     cols = kernels.im2col(x, kernel_size, stride=stride, padding=padding, dilation=dilation)
 
@@ -134,7 +137,8 @@ def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
 
 def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     """Columns (N, C*R*S, P*Q) added up into an (N, C, H, W) image: the adjoint of unfold. See kernels.col2im."""
-    _require_tensor(input, "input")
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
     x = kernels.col2im(
         input._array, output_size, kernel_size, stride=stride, padding=padding, dilation=dilation
     )
@@ -150,8 +154,8 @@ def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
 
 def mse_loss(input, target, *, reduction="mean"):
     """Squared error (input - target)²: its mean, its sum, or each ("none"). Shapes must be equal."""
-    _require_tensor(input, "input")
-    _require_tensor(target, "target")
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        _refuse(input=input, target=target)
     input, target = common.operands(input, target)
     x, t = input._array, target._array
     y = kernels.mse_loss_forward(x, t, reduction)
@@ -169,8 +173,8 @@ def nll_loss(input, target, weight=None, *, ignore_index=-100, reduction="mean")
 
     input: (N, C, ...) logarithms of probabilities, or (C); target: (N, ...) integers. See kernels.nll_loss_forward.
     """
-    _require_tensor(input, "input")
-    _require_tensor(target, "target")
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        _refuse(input=input, target=target)
     if input._array.ndim == 1:
         if target._array.ndim:
             raise ValueError(
@@ -196,8 +200,8 @@ def cross_entropy(
     input: (N, C, ...) scores, or (C). target: (N, ...) classes, or probabilities of input's shape. label_smoothing e in
     [0, 1]: the target becomes (1 - e) of itself and e / C of every class.
     """
-    _require_tensor(input, "input")
-    _require_tensor(target, "target")
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        _refuse(input=input, target=target)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
     axis = 0 if input._array.ndim == 1 else 1

@@ -52,4 +52,4 @@ def clear_gradients(parameters: Iterable[Tensor], set_to_none: bool) -> None:
             parameter.grad = None
         else:
             kernels.fill(grad._array, 0)
-            grad._bump()
+            grad._version[0] += 1

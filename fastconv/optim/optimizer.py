@@ -114,7 +114,7 @@ class Optimizer:
             for param in group["params"]:
                 if param.grad is not None:
                     self._update(param, param.grad._array, group)
-                    param._bump()
+                    param._version[0] += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = False) -> None:
