@@ -108,3 +108,18 @@ def test_environment_variables(variable):
     sources = [ROOT / "setup.py", *ROOT.glob("fastconv/door/*.pxi")]
     assert any(variable in path.read_text() for path in sources)
     assert any(variable in text for text in DOCUMENTS.values())
+
+
+def test_the_ratios_of_the_readme_are_those_of_the_benchmark():
+    section, measured = "", {}
+    for line in (ROOT / "benchmarks/RESULTS.md").read_text().splitlines():
+        section = line[3:] if line.startswith("## ") else section
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        ratios = [c.split()[0] for c in cells if re.fullmatch(r"[\d.]+ \([\d.]+ – [\d.]+\)", c)]
+        if ratios:
+            measured[section, cells[0]] = ratios[0]
+    quoted = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([\d.]+) \|$", DOCUMENTS["README.md"], re.MULTILINE
+    )
+    assert len(quoted) > 5
+    assert [(table, row, measured.get((table, row))) for table, row, _ in quoted] == quoted
