@@ -1,4 +1,4 @@
-# Convolutions and the explicit im2col. Templates: src/kernels/conv2d.inc and im2col.inc.
+# Convolutions and the explicit im2col. Templates: src/kernels/conv2d.inc, conv2d_weight.inc, im2col.inc.
 
 cdef struct geometry:
     int64_t N, C, H, W, R, S, P, Q
