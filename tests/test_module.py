@@ -502,7 +502,7 @@ def test_the_seed_gives_pytorchs_weights():
     weight += [-0.4248946011066437, -0.2223689705133438, 0.15482072532176971]
     np.testing.assert_allclose(numbers(linear.weight).ravel(), weight, **rounding)
     bias = [-0.011439144611358643, 0.45777493715286255]
-    np.testing.assert_allclose(numbers(linear.bias), bias, rtol=1e-6)
+    np.testing.assert_allclose(numbers(linear.bias), bias, **rounding)
 
 
 @pytest.mark.parametrize(
