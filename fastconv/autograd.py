@@ -7,8 +7,9 @@
 The tape knows no op: it calls the closures that it was handed. A closure gets the gradient of its result and
 returns one gradient (an array) per input, or None. What it returns is a new array, or dy itself, or a view of dy.
 
-In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change. A Node
-remembers the versions of what its closure will read, a view remembers the version of what it shows.
+In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change, and the
+version of its last recorded change. A Node remembers the versions of what its closure will read, a view remembers the
+version of what it shows.
 """
 
 import heapq
@@ -60,19 +61,26 @@ def is_grad_enabled():
 
 
 class set_grad_enabled(ContextDecorator):
-    """Switch recording on or off: at once, and for the length of a `with` block or a decorated function."""
+    """Switch recording on or off: at once, and for the length of a `with` block, or of a function it decorates."""
 
     def __init__(self, mode):
         self.mode = bool(mode)
-        self.before = [_mode.enabled]
+        self.before = _mode.enabled
         _mode.enabled = self.mode
+
+    def __call__(self, function):
+        _mode.enabled = self.before  # a decorator switches nothing yet
+        return super().__call__(function)
+
+    def _recreate_cm(self):
+        return type(self)(self.mode)
 
     def __enter__(self):
         _mode.enabled = self.mode
         return self
 
     def __exit__(self, *exception):
-        _mode.enabled = self.before[-1]
+        _mode.enabled = self.before
 
 
 class _Block(ContextDecorator):
@@ -187,22 +195,27 @@ def record(op, array, inputs, backward, saves=(), saves_result=False, view_of=No
     return result
 
 
+_STALE = "this Tensor is a view of memory that was changed in place after the view was made; make the view anew"
+
+
+def _stale(view):
+    """Whether the view's own history, or its having none, no longer tells how its numbers came about."""
+    changed, tracked = view._version
+    return tracked > view._made_at or (view.grad_fn is not None and changed != view._made_at)
+
+
 def _edges(inputs):
     """For each input the Node that made it, the leaf itself, or None; None altogether if no input requires grad."""
     edges, some = [], False
     for t in inputs:
+        made_at = t._made_at
+        if made_at is not None and _stale(t):
+            raise RuntimeError(_STALE)
         if not t.requires_grad:
             edges.append(None)
-            continue
-        some = True
-        if t.grad_fn is None:
-            edges.append(t)
-        elif t._made_at is None or t._made_at == t._version[0]:
-            edges.append(t.grad_fn)
         else:
-            raise RuntimeError(
-                "this Tensor is a view of memory that was changed in place after the view was made; make the view anew"
-            )
+            some = True
+            edges.append(t if t.grad_fn is None else t.grad_fn)
     return edges if some else None
 
 
@@ -218,6 +231,8 @@ def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result
             raise RuntimeError(
                 "a view cannot be changed in place where gradients are recorded; use the op without _"
             )
+    elif target._made_at is not None and _stale(target):
+        raise RuntimeError(_STALE)
     edges = _edges(inputs) if tracked else None
     saved = [(t._version, t._version[0]) for t in saves if t is not target] if tracked else []
     compute()
@@ -227,6 +242,7 @@ def change(target, op, compute, inputs=(), backward=None, saves=(), saves_result
             saved.append((target._version, target._version[0]))
         target.grad_fn = Node(op, edges, backward, saved)
         target.requires_grad = True
+        target._version[1] = target._version[0]
     if observer is not None:
         observer(op, target, inputs)
     return target
@@ -299,7 +315,7 @@ def _wrap(array):
     tensor.requires_grad = False
     tensor.grad = None
     tensor.grad_fn = None
-    tensor._version = [0]
+    tensor._version = [0, -1]
     tensor._made_at = None
     return tensor
 
@@ -324,7 +340,9 @@ class Tensor:
     __array_ufunc__ = None  # array + Tensor asks the Tensor
 
     def __init__(self, data, requires_grad=False):
+        version = [0, -1]
         if isinstance(data, Tensor):
+            version = data._version
             data = data._array
         if not isinstance(data, np.ndarray):
             raise TypeError(
@@ -336,7 +354,7 @@ class Tensor:
         self.requires_grad = False
         self.grad = None
         self.grad_fn = None
-        self._version = [0]
+        self._version = version
         self._made_at = None
         self.requires_grad_(requires_grad)
 

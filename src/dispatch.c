@@ -34,7 +34,7 @@ row_pair const *fc_available_rows(int *count) {
     return available;
 }
 
-static row_pair current;
+static _Atomic(row_pair) current;
 
 int fc_select_isa(const char *name) {
     int count;
@@ -49,8 +49,9 @@ int fc_select_isa(const char *name) {
 
 static row_pair current_row(void) {
     int count;
-    if (!current) current = fc_available_rows(&count)[0];
-    return current;
+    const row_pair chosen = current;
+    if (chosen) return chosen;
+    return current = fc_available_rows(&count)[0];
 }
 
 const char *fc_current_isa(void) {

@@ -34,12 +34,12 @@ cdef int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t di
                          bint ceil_mode, str axis) except -1:
     """floor((size + before + after - dilation (taps - 1) - 1) / stride) + 1;  ceil for ceil_mode, but the last window
     then starts inside the input or the padding before it."""
-    cdef int64_t room = size + before + after - dilation * (taps - 1) - 1
+    cdef int64_t room = size + before + after - dilation * (taps - 1) - 1 + (stride - 1 if ceil_mode else 0)
     cdef int64_t result
     if room < 0:
         raise ValueError(f"the kernel, {dilation * (taps - 1) + 1} with its dilation, is larger than the padded input, "
                          f"{size + before + after}, along the {axis}")
-    result = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    result = room // stride + 1
     if ceil_mode and (result - 1) * stride >= size + before:
         result -= 1
     return result
@@ -133,7 +133,8 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
         dx[n,c,h,w] = sum of dy[n,k,p,q] w[k,c,r,s] over all (k,p,q,r,s) that read x[n,c,h,w]
 
     dy: (N, K, P, Q), w: (K, C/groups, R, S), input_size: (N, C, H, W) or (H, W); returns (N, C, H, W). The other
-    arguments as in the forward. No product with the zeros that a stride leaves is computed.
+    arguments as in the forward. No product with the zeros that a stride leaves is computed, but the zeros around dy are
+    multiplied: an infinite w makes NaNs along the borders of dx.
     """
     cdef cnp.ndarray grad = floats(dy, "dy", 4), weight = contiguous(floats(w, "w", 4, type_of(grad))), dx
     cdef geometry g

@@ -189,7 +189,8 @@ def nll_loss(input, target, weight=None, *, ignore_index=-100, reduction="mean")
     def backward(dy):
         return (kernels.nll_loss_backward(dy, x, t, weights, ignore_index, reduction),)
 
-    return record("NllLoss", y, (input,), backward)
+    read = (target,) if weight is None else (target, weight)
+    return record("NllLoss", y, (input,), backward, saves=read)
 
 
 def cross_entropy(

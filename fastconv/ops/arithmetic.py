@@ -18,7 +18,7 @@ from fastconv.ops.common import (
 )
 
 
-def binary(op, kernel, a, b, gradient_a, gradient_b, saves):
+def binary(op, kernel, a, b, gradient_a, gradient_b, saves, saves_result=False):
     """y = kernel(a, b);  gradient_a(dy, a, b, y) and gradient_b: gradients of the shape of y."""
     x_a, x_b = array_of(a), array_of(b)
     y = kernel(x_a, x_b)
@@ -33,7 +33,8 @@ def binary(op, kernel, a, b, gradient_a, gradient_b, saves):
             for rule, shape, want in zip(rules, shapes, wanted, strict=True)
         )
 
-    return record(op, y, tensors, backward, saves=tensors if saves else ())
+    saved = tensors if saves else ()
+    return record(op, y, tensors, backward, saves=saved, saves_result=saves_result)
 
 
 @method("add", "__add__", "__radd__")
@@ -100,7 +101,7 @@ def div(input, other):
         a,
         b,
         lambda dy, a, b, y: kernels.div(dy, b),
-        lambda dy, a, b, y: kernels.neg(kernels.div(kernels.mul(dy, y), b)),
+        lambda dy, a, b, y: kernels.neg(kernels.mul(dy, kernels.div(kernels.div(a, b), b))),
         True,
     )
 
@@ -168,7 +169,8 @@ def pow(input, exponent):
     def power(a, b):
         return kernels.mul(a, a) if is_number(b) and b == 2 else kernels.pow(a, b)
 
-    return binary("Pow", power, a, b, gradient_a, gradient_b, True)
+    reads_result = isinstance(b, Tensor) and b.requires_grad
+    return binary("Pow", power, a, b, gradient_a, gradient_b, True, reads_result)
 
 
 @method("__rpow__")

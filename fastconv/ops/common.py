@@ -62,6 +62,15 @@ def common_dtype(a, b):
     return np.promote_types(a._array.dtype, b._array.dtype)
 
 
+def joint_dtype(tensors):
+    """The dtype of Tensors joined: floating-point before integer before bool, the widest of that kind."""
+    rank = {"b": 0, "u": 1, "i": 1, "f": 2}
+    highest = max(rank[t._array.dtype.kind] for t in tensors)
+    return np.result_type(
+        *(t._array.dtype for t in tensors if rank[t._array.dtype.kind] == highest)
+    )
+
+
 def operands(a, b):
     """Both operands, of one dtype: Tensors, or one of them a Python number."""
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a._array.dtype == b._array.dtype:

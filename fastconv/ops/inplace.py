@@ -13,7 +13,7 @@ from fastconv.ops.common import (
     method,
     unbroadcast,
 )
-from fastconv.ops.views import _index, _is_basic, slot
+from fastconv.ops.views import _index, _index_tensors, _is_basic, slot
 
 
 def _write(target, value):
@@ -51,6 +51,9 @@ def _arithmetic(op, kernel, function, target, other, gradient_target, gradient_o
     inputs = (target, other) if isinstance(other, Tensor) else (target,)
     need_other = isinstance(other, Tensor) and other.requires_grad
     before = kernels.copy(x) if need_other and saves else None
+    kept = (
+        before if other is target and saves else operand
+    )  # y *= y overwrites what its backward reads
 
     def compute():
         if not is_floating(target):
@@ -61,12 +64,10 @@ def _arithmetic(op, kernel, function, target, other, gradient_target, gradient_o
             kernels.assign(x, kernel(x, operand))
 
     def backward(dy):
-        gradients = [gradient_target(dy, operand)]
+        gradients = [gradient_target(dy, kept)]
         if isinstance(other, Tensor):
             gradients.append(
-                unbroadcast(gradient_other(dy, before, operand), operand.shape)
-                if need_other
-                else None
+                unbroadcast(gradient_other(dy, before, kept), operand.shape) if need_other else None
             )
         return tuple(gradients)
 
@@ -159,7 +160,12 @@ def _overwritten(dy):
 @method("fill_")
 def fill_(input, value):
     """Every element = value."""
-    value = value.item() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        if value._array.size != 1:
+            raise RuntimeError(
+                f"fill_ wants one number, got a Tensor of shape {tuple(value.shape)}"
+            )
+        return copy_(input, value.reshape(()))
 
     def compute():
         _write(input, value)
@@ -224,13 +230,8 @@ def setitem(input, key, value):
         dv = slot(dy, index) if basic else dy[index]
         return dx, unbroadcast(dv, source.shape).reshape(value._array.shape)
 
-    change(
-        input,
-        "Setitem",
-        compute,
-        (input, value) if isinstance(value, Tensor) else (input,),
-        backward,
-    )
+    inputs = (input, value) if isinstance(value, Tensor) else (input,)
+    change(input, "Setitem", compute, inputs, backward, saves=_index_tensors(key))
 
 
 @method("uniform_")

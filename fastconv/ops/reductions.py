@@ -124,11 +124,11 @@ def _of_all(op, kernel, function, input):
     y = kernel(x)[0]
 
     def backward(dy):
-        ties = kernels.eq(x, y)
+        ties = kernels.eq(x, y) if y == y else kernels.ne(x, x)  # NaN is the extreme element
         count = builtins.max(int(kernels.integer("sum", ties)), 1)
         return (kernels.where(ties, kernels.div(dy, count), 0),)
 
-    return record(op, y, (input,), backward, saves=(input,))
+    return record(op, y, (input,), backward, saves=(input,), saves_result=True)
 
 
 def _along(op, kernel, function, result_type, input, dim, keepdim):
@@ -147,7 +147,7 @@ def _along(op, kernel, function, result_type, input, dim, keepdim):
         found = kernels.integer("equal", position, _keep(indices, x.shape, dim, keepdim))
         return (kernels.where(found, _keep(dy, x.shape, dim, keepdim), 0),)
 
-    return result_type(record(op, values, (input,), backward), _wrap(indices))
+    return result_type(record(op, values, (input,), backward), _wrap(indices.copy()))
 
 
 @method("max")

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Tensor, record
-from fastconv.ops.common import as_tensor, cast, common_dtype, is_floating, method
+from fastconv.ops.common import as_tensor, cast, is_floating, joint_dtype, method
 
 
 def _sizes(sizes):
@@ -81,6 +81,8 @@ def flatten(input, start_dim=0, end_dim=-1):
 def unflatten(input, dim, sizes):
     """Axis dim as several axes."""
     shape = input._array.shape
+    if not -len(shape) <= dim < len(shape):
+        raise IndexError(f"dim {dim} is out of range for {len(shape)} axes")
     dim %= len(shape)
     return reshape(input, *shape[:dim], *sizes, *shape[dim + 1 :])
 
@@ -177,12 +179,19 @@ def contiguous(input):
 
 
 def _index(key):
-    """A NumPy index: Tensors inside become arrays."""
+    """A NumPy index: Tensors inside become arrays, those of one integer ints; lists are copied."""
     if isinstance(key, tuple):
-        return tuple(k._array if isinstance(k, Tensor) else k for k in key)
+        return tuple(_index(k) for k in key)
     if isinstance(key, Tensor):
-        return key._array
-    return key
+        key = key._array
+    if isinstance(key, np.ndarray) and key.ndim == 0 and key.dtype.kind in "iu":
+        return int(key)
+    return np.array(key) if isinstance(key, list) else key
+
+
+def _index_tensors(key):
+    """The Tensors of an index: what its backward will read."""
+    return [k for k in (key if isinstance(key, tuple) else (key,)) if isinstance(k, Tensor)]
 
 
 def _is_basic(index):
@@ -233,7 +242,8 @@ def getitem(input, key):
         return (dx,)
 
     name = _name(index) if basic else "Index"
-    return record(name, array, (input,), backward, view_of=input if basic else None)
+    view_of = input if basic else None
+    return record(name, array, (input,), backward, saves=_index_tensors(key), view_of=view_of)
 
 
 @method("__iter__")
@@ -257,7 +267,7 @@ def split(input, split_size, dim=0):
     if isinstance(split_size, int):
         if split_size < 1:
             raise ValueError(f"split_size must be positive, got {split_size}")
-        sizes = [builtins.min(split_size, length - i) for i in range(0, length, split_size)]
+        sizes = [builtins.min(split_size, length - i) for i in range(0, length or 1, split_size)]
     else:
         sizes = list(split_size)
         if builtins.sum(sizes) != length:
@@ -283,9 +293,7 @@ def cat(tensors, dim=0, *, op="Cat"):
     tensors = [as_tensor(t, "each of tensors") for t in tensors]
     if not tensors:
         raise ValueError("cat wants at least one Tensor")
-    dtype = tensors[0]._array.dtype
-    for i, t in enumerate(tensors[1:], 1):
-        dtype = common_dtype(tensors[i - 1], t) if dtype != t._array.dtype else dtype
+    dtype = joint_dtype(tensors)
     tensors = [cast(t, dtype) for t in tensors]
     shapes = [t._array.shape for t in tensors]
     ndim = len(shapes[0])
