@@ -65,7 +65,7 @@ def compiler_flags():
             + ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
             ["-fsanitize=address,undefined"],
         )
-    return flags, []
+    return [*flags, "-g0"], []  # without debugging information a wheel is under a megabyte
 
 
 write_declarations(ROOT / "build/declarations/kernel_list.pxi")
