@@ -88,16 +88,10 @@ class _Block(ContextDecorator):
 
     mode: bool
 
-    def __init__(self, function=None):
-        self.before = []
-        self.function = function
-
     def __new__(cls, function=None):
         block = super().__new__(cls)
-        if function is None:
-            return block
-        block.__init__()  # used as a bare decorator: @no_grad
-        return block(function)
+        block.before = []
+        return block if function is None else block(function)  # @no_grad() or, bare, @no_grad
 
     def __enter__(self):
         self.before.append(_mode.enabled)

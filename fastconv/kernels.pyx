@@ -13,10 +13,8 @@ width; x w b y input, weight, bias, output; dx dw db dy their gradients.
 Each part below stands beside the C template of the same name in src/kernels/.
 """
 
-cimport cython
 cimport numpy as cnp
-from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
 
 import numpy as np
@@ -29,8 +27,6 @@ cdef extern from "fastconv.h" nogil:
     ctypedef enum fc_dtype:
         FC_FLOAT32
         FC_FLOAT64
-    ctypedef struct fc_row:
-        const char *isa
     const char *const fc_kernel_names[]
     int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args)
 
