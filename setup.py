@@ -29,7 +29,7 @@ def read_kernel_list():
     groups = dict(re.findall(r"#define (\w+) (.*)", text))
     kernels = []
     for name, fields in re.findall(r"^KERNEL\((\w+), ((?:[^()]|\([^()]*\))*)\)", text, flags=re.M):
-        for group, expansion in groups.items():
+        for group, expansion in reversed(groups.items()):  # a group may hold those before it
             fields = re.sub(rf"\b{group}\b", expansion, fields)
         parsed = re.findall(r"(\w+)\((\w+)(?:, (\w+))?\)", fields)
         kernels.append((name, [(kind, field, length or None) for kind, field, length in parsed]))

@@ -14,8 +14,12 @@ Each part below stands beside the C template of the same name in src/kernels/.
 """
 
 cimport numpy as cnp
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
+
+import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +31,13 @@ cdef extern from "fastconv.h" nogil:
     ctypedef enum fc_dtype:
         FC_FLOAT32
         FC_FLOAT64
+    ctypedef enum fc_pass:
+        FC_FORWARD
+        FC_BACKWARD_INPUT
+        FC_BACKWARD_WEIGHT
+    enum:
+        FC_AUTO
+        FC_ALGORITHM_COUNT
     const char *const fc_kernel_names[]
     int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args)
 

@@ -47,6 +47,19 @@ typedef int fc_kernel(const void *args);
 
 extern const char *const fc_kernel_names[FC_KERNEL_COUNT];
 
+/* ---- convolutions ----------------------------------------------------------------------------- */
+
+typedef enum fc_algorithm {
+    FC_AUTO,
+    FC_CONV_GEMM,
+    FC_CONV_WINOGRAD,
+    FC_CONV_DIRECT,
+    FC_CONV_DEPTHWISE,
+    FC_ALGORITHM_COUNT
+} fc_algorithm;
+
+typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
+
 /* ---- rows (dispatch.c) ------------------------------------------------------------------------ */
 
 typedef enum fc_dtype { FC_FLOAT32, FC_FLOAT64, FC_DTYPE_COUNT } fc_dtype;

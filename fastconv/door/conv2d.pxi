@@ -1,4 +1,4 @@
-# Convolutions and the explicit im2col. Templates: src/kernels/conv2d.inc, conv2d_weight.inc, im2col.inc.
+# Convolutions and the explicit im2col. Templates: src/kernels/conv2d.inc (and the algorithms it names), im2col.inc.
 
 cdef struct geometry:
     int64_t N, C, H, W, R, S, P, Q
@@ -88,7 +88,51 @@ cdef int64_t check_groups(object groups, int64_t channels, int64_t filters, int6
     return count
 
 
-def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, out=None):
+ALGORITHMS = ("auto", "gemm", "winograd", "direct", "depthwise")  # in the order of fc_algorithm
+cdef dict WANTED_BY = {
+    "winograd": "a 3x3 kernel with stride 1 and dilation 1 and one group",
+    "direct": "a kernel with stride 1 and dilation 1, one group and few channels",
+    "depthwise": "groups equal to both channel counts",
+}
+DEFAULT_ALGORITHM = os.environ.get("FASTCONV_ALGORITHM") or "auto"
+if DEFAULT_ALGORITHM not in ALGORITHMS:
+    raise ValueError(f"FASTCONV_ALGORITHM must be one of {', '.join(ALGORITHMS)}, got {DEFAULT_ALGORITHM!r}")
+
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    #define SHAPE_BYTES offsetof(conv2d_plan_args, which)
+    """
+    size_t SHAPE_BYTES
+
+
+cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, int64_t groups, fc_pass which,
+                   object algorithm, int type_number) except -1:
+    """What the arguments of all convolutions begin with. An algorithm that cannot compute this one raises ValueError;
+    FASTCONV_ALGORITHM replaces "auto" where it can."""
+    shape.N, shape.C, shape.H, shape.W, shape.R, shape.S, shape.P, shape.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
+    shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
+    shape.dilation_h, shape.dilation_w, shape.K, shape.groups = g.dilation_h, g.dilation_w, K, groups
+    shape.algorithm, shape.which = FC_AUTO, which
+    name = DEFAULT_ALGORITHM if algorithm == "auto" else algorithm
+    if name == "auto":
+        return 0
+    if name not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    cdef int64_t wanted = ALGORITHMS.index(name), chosen
+    cdef double cycles[FC_ALGORITHM_COUNT]
+    cdef double workspace[FC_ALGORITHM_COUNT]
+    shape.cycles, shape.workspace, shape.chosen = cycles, workspace, &chosen
+    run(type_number, FC_conv2d_plan, shape)
+    if cycles[wanted] < INFINITY:
+        shape.algorithm = wanted
+    elif algorithm != "auto":
+        raise ValueError(f"algorithm={name!r} wants {WANTED_BY[name]}; \"auto\" and \"gemm\" take any convolution")
+    return 0
+
+
+def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto"):
     """Convolution (cross-correlation, as in PyTorch):
 
         y[n,k,p,q] = b[k] + sum_{c,r,s} x[n, c, p*stride - padding + r*dilation, q*... + s*...] w[k,c,r,s]
@@ -116,9 +160,9 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
         refuse_overlap(y, weight, "w")
         refuse_overlap(y, bias, "b")
     cdef conv2d_forward_args args
-    args.N, args.C, args.H, args.W, args.R, args.S, args.P, args.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
-    args.stride_h, args.stride_w, args.pad_h, args.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
-    args.dilation_h, args.dilation_w, args.K, args.groups = g.dilation_h, g.dilation_w, K, count
+    cdef conv2d_plan_args shape
+    set_convolution(&shape, &g, K, count, FC_FORWARD, algorithm, type_of(input))
+    memcpy(&args, &shape, SHAPE_BYTES)
     element_strides(input, args.x_strides)
     args.x, args.w, args.b, args.y = input.data, weight.data, NULL, y.data
     if bias is not None:
@@ -127,7 +171,8 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     return y
 
 
-def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, groups=1, *, out=None):
+def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, groups=1, *, out=None,
+                          algorithm="auto"):
     """Gradient of conv2d_forward with respect to x:
 
         dx[n,c,h,w] = sum of dy[n,k,p,q] w[k,c,r,s] over all (k,p,q,r,s) that read x[n,c,h,w]
@@ -151,16 +196,17 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
         refuse_overlap(dx, grad, "dy")
         refuse_overlap(dx, weight, "w")
     cdef conv2d_backward_input_args args
-    args.N, args.C, args.H, args.W, args.R, args.S, args.P, args.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
-    args.stride_h, args.stride_w, args.pad_h, args.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
-    args.dilation_h, args.dilation_w, args.K, args.groups = g.dilation_h, g.dilation_w, K, count
+    cdef conv2d_plan_args shape
+    set_convolution(&shape, &g, K, count, FC_BACKWARD_INPUT, algorithm, type_of(grad))
+    memcpy(&args, &shape, SHAPE_BYTES)
     element_strides(grad, args.dy_strides)
     args.dy, args.w, args.dx = grad.data, weight.data, dx.data
     run(type_of(dx), FC_conv2d_backward_input, &args)
     return dx
 
 
-def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, groups=1, *, bias=True):
+def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, groups=1, *, bias=True,
+                           algorithm="auto"):
     """Gradients of conv2d_forward with respect to w and b:
 
         dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] x[n, c, p*stride - padding + r*dilation, ...],   db[k] = sum_{n,p,q} dy[n,k,p,q]
@@ -183,9 +229,9 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     if bias:
         db = empty(1, &K, type_of(grad))
     cdef conv2d_backward_weight_args args
-    args.N, args.C, args.H, args.W, args.R, args.S, args.P, args.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
-    args.stride_h, args.stride_w, args.pad_h, args.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
-    args.dilation_h, args.dilation_w, args.K, args.groups = g.dilation_h, g.dilation_w, K, count
+    cdef conv2d_plan_args shape
+    set_convolution(&shape, &g, K, count, FC_BACKWARD_WEIGHT, algorithm, type_of(grad))
+    memcpy(&args, &shape, SHAPE_BYTES)
     element_strides(grad, args.dy_strides)
     element_strides(input, args.x_strides)
     args.dy, args.x, args.dw, args.db = grad.data, input.data, dw.data, NULL
@@ -193,6 +239,63 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
         args.db = db.data
     run(type_of(dw), FC_conv2d_backward_weight, &args)
     return dw, db
+
+
+class Plan(NamedTuple):
+    """What a convolution would do: see conv2d_plan."""
+
+    algorithm: str
+    reason: str
+    workspace: int
+    cycles: dict
+
+
+def conv2d_plan(input_size, weight_size, stride=1, padding=0, dilation=1, groups=1, *, which="forward", dtype="float32",
+                algorithm="auto"):
+    """Which algorithm a convolution takes, and why; nothing is computed.
+
+    input_size: (N, C, H, W); weight_size: (K, C/groups, R, S); which: "forward", "backward_input" or "backward_weight".
+    Returns a named tuple: algorithm, its name; reason, in words; workspace, the bytes that it needs beside its
+    arguments on one thread; cycles, a dict of all algorithms that can do it: the cost model's count of vector
+    multiply-adds, from which "auto" takes the least. float64 takes Winograd only when asked to.
+    """
+    cdef geometry g
+    cdef conv2d_plan_args shape
+    cdef double cycles[FC_ALGORITHM_COUNT]
+    cdef double workspace[FC_ALGORITHM_COUNT]
+    cdef int64_t sizes[4]
+    cdef int64_t chosen
+    cdef int d
+    passes = ("forward", "backward_input", "backward_weight")
+    if which not in passes:
+        raise ValueError(f"which must be one of {', '.join(passes)}, got {which!r}")
+    kind = np.dtype(dtype)
+    if kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {kind}")
+    if not isinstance(weight_size, (tuple, list)) or len(weight_size) != 4:
+        raise ValueError(f"weight_size must be (K, C/groups, R, S), got {weight_size!r}")
+    if not isinstance(input_size, (tuple, list)) or len(input_size) != 4:
+        raise ValueError(f"input_size must be (N, C, H, W), got {input_size!r}")
+    for d in range(4):
+        sizes[d] = as_int(weight_size[d], "weight_size", 0)
+    set_input_size(&g, input_size, as_int(input_size[0], "input_size", 0), as_int(input_size[1], "input_size", 0))
+    set_window(&g, sizes[2], sizes[3], stride, padding, dilation)
+    cdef int64_t count = check_groups(groups, g.C, sizes[0], sizes[1])
+    set_convolution(&shape, &g, sizes[0], count, <fc_pass><int>passes.index(which), algorithm, kind.num)
+    shape.cycles, shape.workspace, shape.chosen = cycles, workspace, &chosen
+    run(kind.num, FC_conv2d_plan, &shape)
+    counts = {ALGORITHMS[d]: cycles[d] for d in range(1, FC_ALGORITHM_COUNT) if cycles[d] < INFINITY}
+    name = ALGORITHMS[chosen]
+    if shape.algorithm != FC_AUTO:
+        reason = "asked for"
+    elif len(counts) == 1:
+        reason = "the only one that can do it"
+    else:
+        others = ", ".join(f"{other} {n / counts[name]:.2g}" for other, n in counts.items() if other != name)
+        reason = f"the fewest cycles; as multiples of them: {others}"
+        if kind == np.float64 and "winograd" in counts:
+            reason += "; float64 takes winograd only when asked to"
+    return Plan(name, reason, int(workspace[chosen]), counts)
 
 
 def im2col(x, kernel_size, *, stride=1, padding=0, dilation=1, out=None):
