@@ -13,6 +13,7 @@
 #define KERNEL_BODY(name) static int NAME(kernel_##name)(const void *args)
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
 #define UNROLL _Pragma("GCC unroll 32")
 #define IVDEP  _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
 
