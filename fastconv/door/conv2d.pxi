@@ -99,6 +99,19 @@ if DEFAULT_ALGORITHM not in ALGORITHMS:
     raise ValueError(f"FASTCONV_ALGORITHM must be one of {', '.join(ALGORITHMS)}, got {DEFAULT_ALGORITHM!r}")
 
 
+cdef struct counts:
+    double cycles[FC_ALGORITHM_COUNT]
+    double workspace[FC_ALGORITHM_COUNT]
+    double elements[FC_ALGORITHM_COUNT]
+    int64_t chosen
+
+
+cdef int run_plan(conv2d_plan_args *shape, counts *found, int type_number) except -1:
+    shape.cycles, shape.workspace, shape.elements = found.cycles, found.workspace, found.elements
+    shape.chosen = &found.chosen
+    return run(type_number, FC_conv2d_plan, shape)
+
+
 cdef extern from *:
     """
     #include <stddef.h>
@@ -114,22 +127,100 @@ cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, 
     shape.N, shape.C, shape.H, shape.W, shape.R, shape.S, shape.P, shape.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
     shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
     shape.dilation_h, shape.dilation_w, shape.K, shape.groups = g.dilation_h, g.dilation_w, K, groups
-    shape.algorithm, shape.which = FC_AUTO, which
+    shape.algorithm, shape.prepared, shape.which = FC_AUTO, 0, which
     name = DEFAULT_ALGORITHM if algorithm == "auto" else algorithm
     if name == "auto":
         return 0
     if name not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    cdef int64_t wanted = ALGORITHMS.index(name), chosen
-    cdef double cycles[FC_ALGORITHM_COUNT]
-    cdef double workspace[FC_ALGORITHM_COUNT]
-    shape.cycles, shape.workspace, shape.chosen = cycles, workspace, &chosen
-    run(type_number, FC_conv2d_plan, shape)
-    if cycles[wanted] < INFINITY:
+    cdef int64_t wanted = ALGORITHMS.index(name)
+    cdef counts found
+    run_plan(shape, &found, type_number)
+    if found.cycles[wanted] < INFINITY:
         shape.algorithm = wanted
     elif algorithm != "auto":
         raise ValueError(f"algorithm={name!r} wants {WANTED_BY[name]}; \"auto\" and \"gemm\" take any convolution")
     return 0
+
+
+cdef class PreparedWeights:
+    """Weights of one convolution in the form in which its kernel reads them: see conv2d_prepare."""
+
+    cdef conv2d_plan_args shape
+    cdef cnp.ndarray data
+    cdef readonly str algorithm
+    cdef readonly tuple input_size, weight_size
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def nbytes(self):
+        return self.data.nbytes
+
+    def __repr__(self):
+        return (f"PreparedWeights({self.weight_size}, input_size={self.input_size}, dtype={self.dtype}, "
+                f"algorithm={self.algorithm!r}, nbytes={self.nbytes})")
+
+    def __reduce__(self):
+        raise TypeError("prepared weights cannot be copied or pickled: keep w, and prepare it again")
+
+    cdef int apply(self, conv2d_plan_args *shape, object algorithm) except -1:
+        """Give the shape of a call, of any batch size, what was prepared; refuse another geometry."""
+        if algorithm != "auto" and algorithm != self.algorithm:
+            raise ValueError(f"algorithm={algorithm!r}, but w was prepared for {self.algorithm!r}")
+        shape.algorithm, shape.prepared = self.shape.algorithm, self.shape.prepared
+        # N is the first field: all others must agree
+        if memcmp(<char *>shape + sizeof(int64_t), <char *>&self.shape + sizeof(int64_t), SHAPE_BYTES - sizeof(int64_t)):
+            raise ValueError(f"w was prepared for another convolution: input_size (N, C, H, W) = {self.input_size}, "
+                             f"stride {(self.shape.stride_h, self.shape.stride_w)}, padding "
+                             f"{(self.shape.pad_h, self.shape.pad_w)}, dilation "
+                             f"{(self.shape.dilation_h, self.shape.dilation_w)}, {self.shape.groups} groups; N may differ, "
+                             f"but this x is {(shape.N, shape.C, shape.H, shape.W)}, with stride "
+                             f"{(shape.stride_h, shape.stride_w)}, padding {(shape.pad_h, shape.pad_w)}, dilation "
+                             f"{(shape.dilation_h, shape.dilation_w)}, {shape.groups} groups")
+        return 0
+
+
+def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto"):
+    """Weights made ready once for many calls: conv2d_forward takes the result in place of w.
+
+    w: (K, C/groups, R, S); input_size: (N, C, H, W) of the x to come, of which only N may be different then; the other
+    arguments as in conv2d_forward. Winograd's transform of the weights (36/9 of their size) and the packing for gemm are
+    then not done at each call. The result is a copy: later changes of w do not reach it.
+    """
+    cdef cnp.ndarray weight = contiguous(floats(w, "w", 4)), data
+    cdef geometry g
+    cdef counts found
+    cdef conv2d_prepare_args args
+    cdef PreparedWeights result = PreparedWeights.__new__(PreparedWeights)
+    cdef int64_t K = weight.shape[0], count = as_int(groups, "groups", 1), elements
+    if not isinstance(input_size, (tuple, list)) or len(input_size) != 4:
+        raise ValueError(f"input_size must be (N, C, H, W), got {input_size!r}")
+    set_input_size(&g, input_size, as_int(input_size[0], "input_size", 0), weight.shape[1] * count)
+    set_window(&g, weight.shape[2], weight.shape[3], stride, padding, dilation)
+    check_groups(groups, g.C, K, weight.shape[1])
+    set_convolution(&result.shape, &g, K, count, FC_FORWARD, algorithm, type_of(weight))
+    result.shape.prepared = 1
+    run_plan(&result.shape, &found, type_of(weight))
+    result.shape.algorithm = found.chosen
+    result.algorithm, result.weight_size = ALGORITHMS[found.chosen], shape_of(weight)
+    result.input_size = (g.N, g.C, g.H, g.W)
+    elements = <int64_t>found.elements[found.chosen]
+    result.data = aligned_empty(elements, type_of(weight))
+    memcpy(&args, &result.shape, SHAPE_BYTES)
+    args.w, args.prepared_w = weight.data, result.data.data
+    run(type_of(weight), FC_conv2d_prepare, &args)
+    return result
+
+
+cdef cnp.ndarray aligned_empty(int64_t elements, int type_number):
+    """An array that begins a cache line."""
+    cdef int64_t size = elements + 64
+    cdef cnp.ndarray array = empty(1, &size, type_number)
+    cdef int64_t skip = <int64_t>(-<size_t>array.data % 64) // array.itemsize
+    return array[skip:skip + elements]
 
 
 def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto"):
@@ -137,19 +228,27 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
 
         y[n,k,p,q] = b[k] + sum_{c,r,s} x[n, c, p*stride - padding + r*dilation, q*... + s*...] w[k,c,r,s]
 
-    x: (N, C, H, W), zero outside; w: (K, C/groups, R, S); b: (K) or None; returns (N, K, P, Q) with
+    x: (N, C, H, W), zero outside; w: (K, C/groups, R, S), or what conv2d_prepare made of it; b: (K) or None; returns (N, K, P, Q) with
     P = floor((H + padding before and after - dilation (R - 1) - 1) / stride) + 1. Group g's filters see group g's channels.
     stride, dilation: int or (vertical, horizontal). padding: int, (ph, pw), ((top, bottom), (left, right)), "valid" (0) or
     "same" (P = H, stride 1 only; an odd rest goes to the end). float32 or float64; |error| is at most about
     CRS eps sum |x| |w|. Raises TypeError for dtypes, ValueError for shapes and values.
     Source: implicit im2col, Chetlur et al., arXiv 1410.0759.
     """
-    cdef cnp.ndarray input = floats(x, "x", 4), weight = contiguous(floats(w, "w", 4, type_of(input))), bias = None, y
+    cdef cnp.ndarray input = floats(x, "x", 4), weight, bias = None, y
+    cdef PreparedWeights prepared = w if isinstance(w, PreparedWeights) else None
     cdef geometry g
     cdef int64_t size[4]
+    if prepared is None:
+        weight = contiguous(floats(w, "w", 4, type_of(input)))
+    else:
+        weight = prepared.data
+        if type_of(weight) != type_of(input):
+            raise TypeError(f"x is {input.dtype}, but w was prepared as {weight.dtype}")
+    sizes = shape_of(weight) if prepared is None else prepared.weight_size
     set_input(&g, <int64_t *>input.shape)
-    set_window(&g, weight.shape[2], weight.shape[3], stride, padding, dilation)
-    cdef int64_t K = weight.shape[0], count = check_groups(groups, g.C, K, weight.shape[1])
+    set_window(&g, sizes[2], sizes[3], stride, padding, dilation)
+    cdef int64_t K = sizes[0], count = check_groups(groups, g.C, K, sizes[1])
     size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
     if b is not None:
         bias = contiguous(floats(b, "b", 1, type_of(input)))
@@ -161,7 +260,11 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
         refuse_overlap(y, bias, "b")
     cdef conv2d_forward_args args
     cdef conv2d_plan_args shape
-    set_convolution(&shape, &g, K, count, FC_FORWARD, algorithm, type_of(input))
+    if prepared is None:
+        set_convolution(&shape, &g, K, count, FC_FORWARD, algorithm, type_of(input))
+    else:
+        set_convolution(&shape, &g, K, count, FC_FORWARD, "gemm", type_of(input))
+        prepared.apply(&shape, algorithm)
     memcpy(&args, &shape, SHAPE_BYTES)
     element_strides(input, args.x_strides)
     args.x, args.w, args.b, args.y = input.data, weight.data, NULL, y.data
@@ -261,10 +364,8 @@ def conv2d_plan(input_size, weight_size, stride=1, padding=0, dilation=1, groups
     """
     cdef geometry g
     cdef conv2d_plan_args shape
-    cdef double cycles[FC_ALGORITHM_COUNT]
-    cdef double workspace[FC_ALGORITHM_COUNT]
+    cdef counts found
     cdef int64_t sizes[4]
-    cdef int64_t chosen
     cdef int d
     passes = ("forward", "backward_input", "backward_weight")
     if which not in passes:
@@ -282,20 +383,19 @@ def conv2d_plan(input_size, weight_size, stride=1, padding=0, dilation=1, groups
     set_window(&g, sizes[2], sizes[3], stride, padding, dilation)
     cdef int64_t count = check_groups(groups, g.C, sizes[0], sizes[1])
     set_convolution(&shape, &g, sizes[0], count, <fc_pass><int>passes.index(which), algorithm, kind.num)
-    shape.cycles, shape.workspace, shape.chosen = cycles, workspace, &chosen
-    run(kind.num, FC_conv2d_plan, &shape)
-    counts = {ALGORITHMS[d]: cycles[d] for d in range(1, FC_ALGORITHM_COUNT) if cycles[d] < INFINITY}
-    name = ALGORITHMS[chosen]
+    run_plan(&shape, &found, kind.num)
+    counted = {ALGORITHMS[d]: found.cycles[d] for d in range(1, FC_ALGORITHM_COUNT) if found.cycles[d] < INFINITY}
+    name = ALGORITHMS[found.chosen]
     if shape.algorithm != FC_AUTO:
         reason = "asked for"
-    elif len(counts) == 1:
+    elif len(counted) == 1:
         reason = "the only one that can do it"
     else:
-        others = ", ".join(f"{other} {n / counts[name]:.2g}" for other, n in counts.items() if other != name)
+        others = ", ".join(f"{other} {n / counted[name]:.2g}" for other, n in counted.items() if other != name)
         reason = f"the fewest cycles; as multiples of them: {others}"
-        if kind == np.float64 and "winograd" in counts:
+        if kind == np.float64 and "winograd" in counted:
             reason += "; float64 takes winograd only when asked to"
-    return Plan(name, reason, int(workspace[chosen]), counts)
+    return Plan(name, reason, int(found.workspace[found.chosen]), counted)
 
 
 def im2col(x, kernel_size, *, stride=1, padding=0, dilation=1, out=None):

@@ -12,10 +12,10 @@
 /* The function of kernel `name`; args points to its name_args. */
 #define KERNEL_BODY(name) static int NAME(kernel_##name)(const void *args)
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE   static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
-#define UNROLL _Pragma("GCC unroll 32")
-#define IVDEP  _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
+#define UNROLL   _Pragma("GCC unroll 32")
+#define IVDEP    _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
 
 static inline int64_t fc_min(int64_t a, int64_t b) {
     return a < b ? a : b;
