@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple
 
 SHORTEST = 1e-3  # seconds of one measurement: short calls are repeated until they fill it
-FEWEST_ROUNDS, MOST_ROUNDS = 5, 101
+MOST_ROUNDS = 101
 
 
 class Spread(NamedTuple):
@@ -68,8 +68,8 @@ def repeats_of(call):
         repeats *= 4
 
 
-def measure(contenders, budget, settle=0.0):
-    """Times of the contenders, a dict of names to calls, for about `budget` seconds.
+def measure(contenders, budget, settle=0.0, fewest=5):
+    """Times of the contenders, a dict of names to calls, for about `budget` seconds, at least `fewest` rounds.
 
     Before each measurement: `settle` seconds, in which the idle threads of the contender before it
     stop spinning, and one call that is not counted.
@@ -83,7 +83,7 @@ def measure(contenders, budget, settle=0.0):
     try:
         end = time.perf_counter() + budget
         for i in range(MOST_ROUNDS):
-            if i >= FEWEST_ROUNDS and time.perf_counter() > end:
+            if i >= fewest and time.perf_counter() > end:
                 break
             for name in order if i % 2 == 0 else reversed(order):
                 time.sleep(settle)
