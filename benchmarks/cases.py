@@ -16,11 +16,11 @@ import fastconv
 from fastconv import kernels
 from fastconv.nn import functional as F
 
-READY = {  # modules of those that hold their weights ready, in their own order, before a call
-    "onnxruntime": ("ONNX Runtime", peers.onnxruntime_conv2d),
-    "openvino": ("OpenVINO", peers.openvino_conv2d),
-    "ncnn": ("ncnn", peers.ncnn_conv2d),
-    "MNN": ("MNN", peers.mnn_conv2d),
+READY = {  # those that hold their weights ready before a call, and the modules that they need
+    "ONNX Runtime": (peers.onnxruntime_conv2d, ("onnxruntime", "onnx")),
+    "OpenVINO": (peers.openvino_conv2d, ("openvino", "onnx")),
+    "ncnn": (peers.ncnn_conv2d, ("ncnn",)),
+    "MNN": (peers.mnn_conv2d, ("MNN", "onnx")),
 }
 PASSES = ("forward", "backward-input", "backward-weight")
 SHORTEST_SPLIT = 1e-3  # seconds of a call whose threads are compared
@@ -44,13 +44,12 @@ class Case(NamedTuple):
 
 
 def missing_peers():
-    """What is not installed: the module and the name of each."""
-    wanted = {"onnx": ("ONNX, for the three below", None), **READY}
-    return [
-        (module, name)
-        for module, (name, _) in wanted.items()
-        if importlib.util.find_spec(module) is None
-    ]
+    """The names of those that are not installed."""
+    installed = {
+        name: all(importlib.util.find_spec(module) for module in modules)
+        for name, (_, modules) in READY.items()
+    }
+    return [name for name, there in installed.items() if not there]
 
 
 # ---- convolutions -------------------------------------------------------------------------------
@@ -58,7 +57,6 @@ def missing_peers():
 
 def conv2d_forward(layer, threads):
     x, w, b, _ = conv2d_arrays(layer)
-    stride, padding, dilation, groups = layer.options()
     ours = [fastconv.from_numpy(a) for a in (x, w, b)]
     contenders = {OURS: lambda: F.conv2d(*ours, *layer.options())}
     if hasattr(kernels, "conv2d_prepare"):
@@ -68,10 +66,9 @@ def conv2d_forward(layer, threads):
     for name, layout in peers.LAYOUTS.items():
         theirs = *(peers.in_layout(a, layout) for a in (x, w)), torch.from_numpy(b)
         contenders[name] = lambda t=theirs: torch.nn.functional.conv2d(*t, *layer.options())
-    missing = dict(missing_peers())
-    for module, (name, make) in READY.items():
-        needed = {module} if module == "ncnn" else {module, "onnx"}
-        call = None if needed & missing.keys() else make(layer, x, w, b, threads)
+    missing = missing_peers()
+    for name, (make, _) in READY.items():
+        call = None if name in missing else make(layer, x, w, b, threads)
         if call is not None:
             contenders[name] = call
     return contenders

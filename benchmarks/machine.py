@@ -61,8 +61,9 @@ def facts(threads, peak, rates, load, missing):
     ]
     found = [
         ("date", datetime.date.today().isoformat()),
-        ("processor", f"{processor()}, {usable_cores()} cores, caches {caches()}"),
-        ("threads", f"{threads}, for every contender"),
+        ("processor", processor()),
+        ("usable cores; caches", f"{usable_cores()}; {caches()}"),
+        ("threads", str(threads)),
         ("load average before the run", f"{load:.2f}{' (BUSY: in doubt)' if load > BUSY else ''}"),
         (
             "peak",

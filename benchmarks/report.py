@@ -120,7 +120,7 @@ def in_short(rows, uses, facts):
     )
     met = sum(v.met is True for v in found)
     return [
-        f"{fact['processor']}; threads: {fact['threads']}; fastconv {fact['fastconv']}; "
+        f"{fact['processor']}, threads: {fact['threads']}, fastconv {fact['fastconv']}, "
         f"{fact['date']}. Above 1×, fastconv is faster than the fastest of those beside it.",
         "",
         *lines,
@@ -132,8 +132,8 @@ def in_short(rows, uses, facts):
 
 METHOD = """\
 All contenders of a row run in one process, on the same numbers, one after another in rounds of
-alternating order (A B C, C B A, ...), each measurement after a call that does not count, and
-repeated until it lasts a millisecond or more. Times are medians over the rounds. **A ratio is the
+alternating order (A B C, C B A, ...). A measurement is of as many calls as last two milliseconds, after
+as many that do not count and fill the caches again. Times are medians over the rounds. **A ratio is the
 time of the fastest peer (in italics) over fastconv's, taken within each round: above 1, fastconv is
 faster.** Given are its median and its quartiles. The percentage behind a time is the arithmetic of
 the direct method (two operations for each multiply-add) over the time, as a part of the float32

@@ -10,7 +10,7 @@ import statistics
 import time
 from typing import NamedTuple
 
-SHORTEST = 1e-3  # seconds of one measurement: short calls are repeated until they fill it
+SHORTEST = 2e-3  # seconds of one measurement: short calls are repeated until they fill it
 MOST_ROUNDS = 101
 
 
@@ -69,10 +69,11 @@ def repeats_of(call):
 
 
 def measure(contenders, budget, settle=0.0, fewest=5):
-    """Times of the contenders, a dict of names to calls, for about `budget` seconds, at least `fewest` rounds.
+    """Times of the contenders, a dict of names to calls, for about `budget` seconds, and
+    for `fewest` rounds or more.
 
     Before each measurement: `settle` seconds, in which the idle threads of the contender before it
-    stop spinning, and one call that is not counted.
+    stop spinning, and as many calls that are not counted, which fill the caches again.
     """
     repeats = {name: repeats_of(call) for name, call in contenders.items()}
     rounds = {name: [] for name in contenders}
@@ -87,7 +88,7 @@ def measure(contenders, budget, settle=0.0, fewest=5):
                 break
             for name in order if i % 2 == 0 else reversed(order):
                 time.sleep(settle)
-                contenders[name]()
+                one_measurement(contenders[name], repeats[name])
                 rounds[name].append(one_measurement(contenders[name], repeats[name]))
     finally:
         if collecting:
