@@ -92,15 +92,16 @@ CASES = [
 # Direct convolution: rows shorter than a vector, of some vectors and a rest, padding beyond the image
 # and beyond the kernel, filters that fill vectors and those that do not, images in several blocks.
 DIRECT = [
-    Case((3, 1, 20, 33), 7, (3, 3)),
-    Case((2, 6, 15, 15), 16, (3, 3)),
-    Case((2, 3, 16, 32), 32, (3, 3), padding=1),
+    Case((3, 1, 6, 33), 7, (3, 3)),
+    Case((1, 6, 15, 15), 16, (3, 3)),
+    Case((1, 3, 5, 32), 32, (3, 3), padding=1),
     Case((1, 2, 9, 13), 19, (2, 4), padding=((0, 2), (3, 1))),
     Case((1, 1, 2, 3), 2, (2, 2), padding=4),
     Case((2, 3, 5, 7), 4, (2, 2), padding=3),
     Case((1, 9, 3, 2), 33, (3, 1), padding=(1, 0)),
     Case((1, 8, 60, 44), 3, (5, 5), padding=2),
-    Case((2, 5, 40, 70), 17, (1, 3)),
+    Case((2, 2, 3, 70), 17, (1, 3)),
+    Case((1, 1, 90, 14), 16, (1, 2)),
     Case((1, 2, 1, 300), 5, (1, 7), padding=(0, 3)),
 ]
 CASES += DIRECT
