@@ -89,6 +89,22 @@ CASES = [
     Case((1, 2, 7, 6), 64, (2, 7), stride=2, padding=(2, 3), dilation=(2, 1)),
     Case((2, 24, 8, 15), 16, (3, 3), stride=(2, 1), padding=(1, 2)),
 ]
+# Direct convolution: rows shorter than a vector, of some vectors and a rest, padding beyond the image
+# and beyond the kernel, filters that fill vectors and those that do not, images in several blocks.
+DIRECT = [
+    Case((3, 1, 6, 33), 7, (3, 3)),
+    Case((1, 6, 15, 15), 16, (3, 3)),
+    Case((1, 3, 5, 32), 32, (3, 3), padding=1),
+    Case((1, 2, 9, 13), 19, (2, 4), padding=((0, 2), (3, 1))),
+    Case((1, 1, 2, 3), 2, (2, 2), padding=4),
+    Case((2, 3, 5, 7), 4, (2, 2), padding=3),
+    Case((1, 9, 3, 2), 33, (3, 1), padding=(1, 0)),
+    Case((1, 8, 60, 44), 3, (5, 5), padding=2),
+    Case((2, 2, 3, 70), 17, (1, 3)),
+    Case((1, 1, 90, 14), 16, (1, 2)),
+    Case((1, 2, 1, 300), 5, (1, 7), padding=(0, 3)),
+]
+CASES += DIRECT
 # The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512; then
 # batches that are cut into pieces, images and weights that do not stay in the cache.
 DEEP = [
@@ -173,6 +189,32 @@ def test_integers_are_exact_and_nothing_else_is_written(isa, dtype, rng, case):
     expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
     for d, e in zip(results, expected, strict=True):
         check(d, e)
+
+
+@pytest.mark.parametrize("case", CASES[:4] + DIRECT, ids=str)
+@pytest.mark.parametrize("awkward", [np.asarray, *AWKWARD])
+def test_direct(isa, dtype, rng, case, awkward):
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    ax, aw, ab, ady = map(awkward, (x, w, b, dy))
+    expected = ref.conv2d_forward(x, w, b, *case.args)
+    with guarded(case.y, dtype) as out:
+        check(kernels.conv2d_forward(ax, aw, ab, *case.args, out=out, algorithm="direct"), expected)
+    expected = ref.conv2d_backward_input(dy, w, case.size, *case.args)
+    with guarded(case.x, dtype) as out:
+        check(
+            kernels.conv2d_backward_input(ady, aw, case.x, *case.args, out=out, algorithm="direct"),
+            expected,
+        )
+    dw, _ = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, algorithm="direct")
+    check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+
+
+def test_direct_refuses_what_it_cannot_do(rng):
+    x, w = normal(rng, (1, 2, 6, 6), np.float32), normal(rng, (2, 2, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="direct"):
+        kernels.conv2d_forward(x, w, None, 2, algorithm="direct")
+    with pytest.raises(ValueError, match="direct"):
+        kernels.conv2d_forward(x, w, None, 1, 0, 2, algorithm="direct")
 
 
 @covers("im2col", "col2im")
