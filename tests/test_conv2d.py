@@ -88,6 +88,20 @@ CASES = [
     Case((1, 1, 5, 5), 2, (2, 2), stride=4),
     Case((1, 2, 7, 6), 64, (2, 7), stride=2, padding=(2, 3), dilation=(2, 1)),
     Case((2, 24, 8, 15), 16, (3, 3), stride=(2, 1), padding=(1, 2)),
+    # depthwise: strips of whole vectors and of less, odd and even borders, rows nobody reads, any kernel
+    Case((2, 3, 7, 7), 3, (3, 3), padding=1, groups=3),
+    Case((1, 2, 18, 37), 2, (3, 3), padding=1, groups=2),
+    Case((2, 3, 15, 40), 3, (3, 3), stride=2, padding=1, groups=3),
+    Case((1, 2, 14, 71), 2, (3, 3), stride=2, groups=2),
+    Case((1, 2, 9, 34), 2, (3, 3), stride=2, padding=((0, 4), (5, 0)), groups=2),
+    Case((1, 2, 3, 20), 2, (3, 3), padding=4, groups=2),
+    Case((1, 17, 2, 3), 17, (5, 5), padding=2, groups=17),
+    Case((1, 2, 12, 35), 2, (5, 5), stride=2, padding=2, groups=2),
+    Case((1, 2, 11, 18), 2, (7, 7), padding=3, groups=2),
+    Case((1, 2, 13, 36), 2, (7, 7), stride=2, padding=3, groups=2),
+    Case((1, 2, 9, 21), 2, (3, 3), padding=2, dilation=2, groups=2),
+    Case((1, 2, 9, 10), 2, (2, 4), stride=(3, 2), padding=1, dilation=(1, 2), groups=2),
+    Case((1, 1, 90, 150), 1, (3, 3), padding=1),
 ]
 # Direct convolution: rows shorter than a vector, of some vectors and a rest, padding beyond the image
 # and beyond the kernel, filters that fill vectors and those that do not, images in several blocks.
@@ -215,6 +229,37 @@ def test_direct_refuses_what_it_cannot_do(rng):
         kernels.conv2d_forward(x, w, None, 2, algorithm="direct")
     with pytest.raises(ValueError, match="direct"):
         kernels.conv2d_forward(x, w, None, 1, 0, 2, algorithm="direct")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.groups == c.K == c.x[1]], ids=str)
+def test_depthwise(isa, dtype, rng, case):
+    """Each kernel and stride; the images of a batch that lie apart, and rows that do."""
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    asked = {"algorithm": "depthwise"}
+    for lay in (np.array, *AWKWARD):
+        ax, ady = lay(x), lay(dy)
+        y = kernels.conv2d_forward(ax, w, b, *case.args, **asked)
+        check(y, ref.conv2d_forward(x, w, b, *case.args))
+        dx = kernels.conv2d_backward_input(ady, w, case.size, *case.args, **asked)
+        check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))
+        dw, _ = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, **asked)
+        check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 0), (5, 2, 2), (7, 1, 0)])
+def test_depthwise_invents_no_products(isa, dtype, rng, kernel, stride, padding, value):
+    """A NaN or infinity reaches what saw it, and nothing else, wherever it is."""
+    case = Case((1, 2, 12, 37), 2, (kernel, kernel), stride, padding, groups=2)
+    asked = {"algorithm": "depthwise"}
+    for place in ((0, 0), (0, -1), (-1, 0), (5, 20), (6, 15), (-1, -1)):
+        x, w, _, dy = (np.where(a == 0, 1, a) for a in case.arrays(rng, dtype, integers))
+        x[0, 0][place] = value
+        with np.errstate(invalid="ignore"):
+            y = kernels.conv2d_forward(x, w, None, *case.args, **asked)
+            check(y, ref.conv2d_forward(x, w, None, *case.args))
+            dw, _ = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **asked)
+            check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
 
 
 @covers("im2col", "col2im")
