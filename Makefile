@@ -40,6 +40,8 @@ wheel: $(VENV)/created
 
 docs: $(VENV)/docs
 	$(BIN)/python docs/build_tutorial.py
+	$(BIN)/python docs/accuracy.py
+	$(BIN)/python docs/training_with_winograd.py
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) fastconv/*.so .pytest_cache .ruff_cache .hypothesis

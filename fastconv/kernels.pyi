@@ -1,6 +1,6 @@
 # Types of the door. All floating-point arrays of one call have one dtype, float32 or float64.
 
-from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,8 +13,12 @@ _InputSize: TypeAlias = tuple[SupportsIndex, ...] | list[int]  # (N, C, H, W) or
 _Axes: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | list[int] | None
 _Reduction: TypeAlias = Literal["none", "mean", "sum"]
 _Integers: TypeAlias = NDArray[np.integer[Any]]
+_Algorithm: TypeAlias = Literal["auto", "gemm", "winograd", "direct", "depthwise"]
+_Pass: TypeAlias = Literal["forward", "backward_input", "backward_weight"]
 
 KERNELS: tuple[str, ...]
+ALGORITHMS: tuple[str, ...]
+DEFAULT_ALGORITHM: str  # FASTCONV_ALGORITHM, or "auto"
 
 # ---- threads and instruction sets ----------------------------------------------------------------
 
@@ -61,9 +65,49 @@ def linear_backward_weight(
 
 # ---- convolution ---------------------------------------------------------------------------------
 
+class Plan(NamedTuple):
+    algorithm: str
+    reason: str
+    workspace: int
+    cycles: dict[str, float]
+
+class PreparedWeights(Generic[_Real]):
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def input_size(self) -> tuple[int, int, int, int]: ...
+    @property
+    def weight_size(self) -> tuple[int, int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype[_Real]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def conv2d_plan(
+    input_size: _InputSize,
+    weight_size: _InputSize,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    which: _Pass = "forward",
+    dtype: DTypeLike = "float32",
+    algorithm: _Algorithm = "auto",
+) -> Plan: ...
+def conv2d_prepare(
+    w: NDArray[_Real],
+    input_size: _InputSize,
+    stride: _Pair = 1,
+    padding: _Padding = 0,
+    dilation: _Pair = 1,
+    groups: SupportsIndex = 1,
+    *,
+    algorithm: _Algorithm = "auto",
+) -> PreparedWeights[_Real]: ...
 def conv2d_forward(
     x: NDArray[_Real],
-    w: NDArray[_Real],
+    w: NDArray[_Real] | PreparedWeights[_Real],
     b: NDArray[_Real] | None = None,
     stride: _Pair = 1,
     padding: _Padding = 0,
@@ -71,6 +115,7 @@ def conv2d_forward(
     groups: SupportsIndex = 1,
     *,
     out: NDArray[_Real] | None = None,
+    algorithm: _Algorithm = "auto",
 ) -> NDArray[_Real]: ...
 def conv2d_backward_input(
     dy: NDArray[_Real],
@@ -82,6 +127,7 @@ def conv2d_backward_input(
     groups: SupportsIndex = 1,
     *,
     out: NDArray[_Real] | None = None,
+    algorithm: _Algorithm = "auto",
 ) -> NDArray[_Real]: ...
 @overload
 def conv2d_backward_weight(
@@ -94,6 +140,7 @@ def conv2d_backward_weight(
     groups: SupportsIndex = 1,
     *,
     bias: Literal[True] = True,
+    algorithm: _Algorithm = "auto",
 ) -> tuple[NDArray[_Real], NDArray[_Real]]: ...
 @overload
 def conv2d_backward_weight(
@@ -106,6 +153,7 @@ def conv2d_backward_weight(
     groups: SupportsIndex = 1,
     *,
     bias: bool = True,
+    algorithm: _Algorithm = "auto",
 ) -> tuple[NDArray[_Real], NDArray[_Real] | None]: ...
 def im2col(
     x: NDArray[_Real],

@@ -19,7 +19,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 import os
-from typing import NamedTuple
+from typing import NamedTuple as _NamedTuple
 
 import numpy as np
 

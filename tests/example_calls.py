@@ -29,6 +29,11 @@ class Example:
         result = function(*(arrays or self.arrays), *self.rest, **self.options, **options)
         return result if isinstance(result, tuple) else (result,)
 
+    @property
+    def title(self):
+        """The name, and the algorithm where one is asked for."""
+        return " by ".join((self.name, *filter(None, [self.options.get("algorithm")])))
+
     def floats(self, dtype):
         """Places of the arguments of that dtype: all but indices, labels and conditions."""
         return [i for i, a in enumerate(self.arrays) if a.dtype == dtype]
@@ -43,6 +48,8 @@ def examples(dtype, size=1):
 
     n = 2 * size
     x, w, b, dy = draw(n, 4, 9, 8), draw(6, 2, 3, 3), draw(6), draw(n, 6, 5, 4)
+    w_all, dy_all = draw(6, 4, 3, 3), draw(n, 6, 9, 8)  # of a convolution that keeps the size
+    winograd = {"algorithm": "winograd"}
     conv = (2, 1, 1, 2)  # stride, padding, dilation, groups
     pool = (3, 2, 1)  # kernel_size, stride, padding
     y, indices = kernels.max_pool2d_forward(x, *pool)
@@ -59,6 +66,9 @@ def examples(dtype, size=1):
         Example("conv2d_forward", (x, w, b), conv),
         Example("conv2d_backward_input", (dy, w), ((9, 8), *conv)),
         Example("conv2d_backward_weight", (dy, x), ((3, 3), *conv), out=False),
+        Example("conv2d_forward", (x, w_all, b), (1, 1), winograd),
+        Example("conv2d_backward_input", (dy_all, w_all), ((9, 8), 1, 1), winograd),
+        Example("conv2d_backward_weight", (dy_all, x), ((3, 3), 1, 1), winograd, out=False),
         Example("max_pool2d_forward", (x,), pool),
         Example("max_pool2d_backward", (y, indices), ((9, 8),)),
         Example("bias_add", (x, draw(4))),
@@ -84,8 +94,8 @@ def examples(dtype, size=1):
     return found
 
 
-NAMES = [example.name for example in examples(np.float32)]
+NAMES = [example.title for example in examples(np.float32)]
 
 
 def example(name, dtype, size=1):
-    return next(e for e in examples(dtype, size) if e.name == name)
+    return next(e for e in examples(dtype, size) if e.title == name)

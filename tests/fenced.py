@@ -11,6 +11,7 @@ import sys
 import numpy as np
 from example_calls import Example, examples
 from helpers import integers
+from test_algorithms import AROUND_THE_TILES, DEEP, OTHERS, PASSES, plan
 from test_conv2d import CASES
 
 from fastconv import kernels
@@ -47,6 +48,34 @@ def convolutions(dtype):
         yield Example("conv2d_backward_weight", (dy, x), (case.kernel, *case.args), out=False)
 
 
+def algorithms(dtype):
+    """Each that can do it."""
+    for case in AROUND_THE_TILES + DEEP[:4] + OTHERS:
+        x, w, b, dy = case.arrays(np.random.default_rng(0), dtype, integers)
+        given = {
+            "forward": ((x, w, b), ()),
+            "backward_input": ((dy, w), (case.size,)),
+            "backward_weight": ((dy, x), (case.kernel,)),
+        }
+        for which in PASSES:
+            arrays, first = given[which]
+            for name in plan(case, which, dtype).cycles:
+                options, out = {"algorithm": name}, which != "backward_weight"
+                yield Example(f"conv2d_{which}", arrays, (*first, *case.args), options, out)
+
+
+def check_prepared_weights(dtype, at_end):
+    for case in AROUND_THE_TILES + DEEP[:2] + OTHERS:
+        x, w, b, _ = case.arrays(np.random.default_rng(0), dtype, integers)
+        for name in plan(case, "forward", dtype).cycles:
+            print(kernels.isa(), np.dtype(dtype), "prepared", name, case, at_end, flush=True)
+            expected = kernels.conv2d_forward(x, w, b, *case.args, algorithm=name)
+            options = {"algorithm": name}
+            prepared = kernels.conv2d_prepare(fenced(w, at_end), case.x, *case.args, **options)
+            given = fenced(x, at_end), prepared, fenced(b, at_end)
+            same([kernels.conv2d_forward(*given, *case.args)], [expected])
+
+
 def products(dtype):
     rng = np.random.default_rng(0)
     for m, n, k in ((1, 1, 1), (5, 17, 3), (13, 31, 20), (15, 33, 5), (29, 9, 200), (64, 64, 64)):
@@ -67,10 +96,12 @@ def main():
     for isa in kernels.available_isas():
         kernels.set_isa(isa)
         for dtype in (np.float32, np.float64):
+            for at_end in (True, False):
+                check_prepared_weights(dtype, at_end)
             small, large = examples(dtype, 1), examples(dtype, 3)
-            for e in (*small, *large, *convolutions(dtype), *products(dtype)):
+            for e in (*small, *large, *convolutions(dtype), *algorithms(dtype), *products(dtype)):
                 for at_end in (True, False):
-                    print(isa, np.dtype(dtype), e.name, e.rest, at_end, flush=True)
+                    print(isa, np.dtype(dtype), e.title, e.rest, at_end, flush=True)
                     expected = e()
                     out = {"out": fenced(expected[0], at_end)} if e.out else {}
                     same(e(*(fenced(a, at_end) for a in e.arrays), **out), expected)

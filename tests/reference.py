@@ -185,6 +185,82 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     return dw, np.asarray(dy, float).sum(axis=(0, 2, 3))
 
 
+# Error bounds of Winograd's convolutions: docs/accuracy.md derives them ------------------------
+
+WINOGRAD_A = math.sqrt(0.5)  # the points are 0, +-a, +-1/a and infinity
+WINOGRAD_TO_POINTS = np.array(  # B'
+    [
+        [1, 0, -2.5, 0, 1, 0],
+        [0, -2 * WINOGRAD_A, -2, WINOGRAD_A, 1, 0],
+        [0, 2 * WINOGRAD_A, -2, -WINOGRAD_A, 1, 0],
+        [0, -WINOGRAD_A, -0.5, 2 * WINOGRAD_A, 1, 0],
+        [0, WINOGRAD_A, -0.5, -2 * WINOGRAD_A, 1, 0],
+        [0, 1, 0, -2.5, 0, 1],
+    ]
+)
+WINOGRAD_WEIGHTS = np.array(  # G
+    [
+        [1, 0, 0],
+        [-2 / 3, -2 / 3 * WINOGRAD_A, -1 / 3],
+        [-2 / 3, 2 / 3 * WINOGRAD_A, -1 / 3],
+        [1 / 6, WINOGRAD_A / 3, 1 / 3],
+        [1 / 6, -WINOGRAD_A / 3, 1 / 3],
+        [0, 0, 1],
+    ]
+)
+WINOGRAD_FROM_POINTS = np.array(  # A'
+    [
+        [1, 1, 1, 1, 1, 0],
+        [0, WINOGRAD_A, -WINOGRAD_A, 2 * WINOGRAD_A, -2 * WINOGRAD_A, 0],
+        [0, 0.5, 0.5, 2, 2, 0],
+        [0, WINOGRAD_A / 2, -WINOGRAD_A / 2, 4 * WINOGRAD_A, -4 * WINOGRAD_A, 1],
+    ]
+)
+
+
+def winograd_tiles(x, first, size, width):
+    """(N, C, H, W) -> (N, C, tiles, width, width): each four pixels on from the one before.
+
+    Tiles of 4x4 cover `size` pixels; `width` 6 takes a patch. Pixel `first` of x, which may lie
+    outside, is the first of all; there are zeros outside.
+    """
+    for axis, (begin, count) in enumerate(zip(first, size, strict=True), 2):
+        length = -(-count // 4) * 4 + width - 4
+        places = np.arange(begin, begin + length)
+        inside = (places >= 0) & (places < x.shape[axis])
+        x = np.take(x, np.where(inside, places, 0), axis)
+        x = x * np.expand_dims(inside, tuple(range(1, 4 - axis)))
+    tiles = np.lib.stride_tricks.sliding_window_view(x, (width, width), (2, 3))[:, :, ::4, ::4]
+    return tiles.reshape(*tiles.shape[:2], -1, width, width)
+
+
+def both_sides(matrix, x):
+    return matrix @ x @ matrix.T
+
+
+def winograd_forward(x, w, first, size, of=np.abs):
+    """A'[sum_c (G w G') * (B' x B)]A with `of` applied to all that enters.
+
+    With abs, this times (C + 29) eps / 2 bounds the error of y. With np.asarray it is y itself.
+    """
+    (N, _), K, (P, Q) = x.shape[:2], w.shape[0], size
+    v = both_sides(of(WINOGRAD_TO_POINTS), winograd_tiles(of(np.float64(x)), first, size, 6))
+    u = both_sides(of(WINOGRAD_WEIGHTS), of(np.float64(w)))
+    m = np.einsum("nctij,kcij->nktij", v, u, optimize=True)
+    y = both_sides(of(WINOGRAD_FROM_POINTS), m)
+    y = y.reshape(N, K, -(-P // 4), -(-Q // 4), 4, 4).transpose(0, 1, 2, 4, 3, 5)
+    return y.reshape(N, K, -(-P // 4) * 4, -(-Q // 4) * 4)[:, :, :P, :Q]
+
+
+def winograd_backward_weight(dy, x, first, of=np.abs):
+    """G'[sum_t (B' x B) * (A dy A')]G, as above: times (T + 28) eps / 2, for T tiles."""
+    size = dy.shape[2:]
+    v = both_sides(of(WINOGRAD_TO_POINTS), winograd_tiles(of(np.float64(x)), first, size, 6))
+    d = both_sides(of(WINOGRAD_FROM_POINTS.T), winograd_tiles(of(np.float64(dy)), (0, 0), size, 4))
+    u = np.einsum("nctij,nktij->kcij", v, d, optimize=True)
+    return both_sides(of(WINOGRAD_WEIGHTS.T), u)
+
+
 # Pooling ---------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,6 @@
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -162,6 +164,98 @@ def test_conv2d_backward_input_refuses(arrays, options):
 def test_conv2d_backward_weight_refuses(arrays, options):
     with pytest.raises(ValueError):
         kernels.conv2d_backward_weight(*arrays, **options)
+
+
+CONVOLUTIONS = {
+    "forward": lambda **given: kernels.conv2d_forward(X, W, **given),
+    "backward_input": lambda **given: kernels.conv2d_backward_input(DY, W, (5, 6), **given),
+    "backward_weight": lambda **given: kernels.conv2d_backward_weight(DY, X, (3, 3), **given),
+    "plan": lambda **given: kernels.conv2d_plan(X.shape, W.shape, **given),
+    "prepare": lambda **given: kernels.conv2d_prepare(W, X.shape, **given),
+}
+
+
+@pytest.mark.parametrize("wrong", ["", "GEMM", "fft", "auto ", None, 0, 1, b"gemm", ["gemm"], {}])
+@pytest.mark.parametrize("function", CONVOLUTIONS)
+def test_algorithms_that_are_none(function, wrong):
+    with pytest.raises(ValueError, match="algorithm must be one of auto, gemm, winograd"):
+        CONVOLUTIONS[function](algorithm=wrong)
+
+
+@pytest.mark.parametrize("function", CONVOLUTIONS)
+def test_algorithms_that_cannot_do_it(function):
+    with pytest.raises(ValueError, match="depthwise.*groups.*gemm"):
+        CONVOLUTIONS[function](algorithm="depthwise")
+
+
+@pytest.mark.parametrize(
+    "sizes,options",
+    [
+        ((None, W.shape), {}),
+        ((X.shape, None), {}),
+        ((X.shape[1:], W.shape), {}),
+        ((X.shape[2:], W.shape), {}),
+        ((X.shape, W.shape[1:]), {}),
+        ((X, W), {}),
+        ((X.shape, (6, 3, 3, 3)), {}),
+        ((X.shape, (6, 4, 9, 9)), {}),
+        ((X.shape, (6, 4, 0, 3)), {}),
+        ((X.shape, (6, -4, 3, 3)), {}),
+        ((X.shape, (6.0, 4, 3, 3)), {}),
+        ((X.shape, ("6", 4, 3, 3)), {}),
+        ((X.shape, W.shape), {"which": "backward"}),
+        ((X.shape, W.shape), {"which": None}),
+        ((X.shape, W.shape), {"which": 1}),
+        ((X.shape, W.shape), {"dtype": "int32"}),
+        ((X.shape, W.shape), {"dtype": "float16"}),
+        ((X.shape, W.shape), {"dtype": "none"}),
+        ((X.shape, W.shape), {"dtype": 3}),
+        ((X.shape, W.shape), {"stride": 0}),
+        ((X.shape, W.shape), {"padding": -1}),
+        ((X.shape, W.shape), {"padding": "full"}),
+        ((X.shape, W.shape), {"dilation": 9}),
+        ((X.shape, W.shape), {"groups": 2}),
+        ((X.shape, W.shape), {"groups": 0}),
+    ],
+)
+def test_conv2d_plan_refuses(sizes, options):
+    with pytest.raises(REFUSALS):
+        kernels.conv2d_plan(*sizes, **options)
+
+
+@pytest.mark.parametrize(
+    "given,options",
+    [
+        ((W, (5, 6)), {}),
+        ((W, None), {}),
+        ((W, 5), {}),
+        ((W, (2, 3, 5, 6)), {}),
+        ((W, (2, 4, 1, 6)), {}),
+        ((W, (-1, 4, 5, 6)), {}),
+        ((W, (2, 4.0, 5, 6)), {}),
+        ((W[0], X.shape), {}),
+        ((W.astype(int), X.shape), {}),
+        ((None, X.shape), {}),
+        ((W, X.shape), {"stride": 0}),
+        ((W, X.shape), {"padding": -1}),
+        ((W, X.shape), {"groups": 2}),
+        ((W, X.shape), {"dilation": 9}),
+    ],
+)
+def test_conv2d_prepare_refuses(given, options):
+    with pytest.raises(REFUSALS):
+        kernels.conv2d_prepare(*given, **options)
+
+
+def test_prepared_weights_are_made_by_conv2d_prepare_alone():
+    prepared = kernels.conv2d_prepare(W, X.shape)
+    for copies in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="prepare it again"):
+            copies(prepared)
+    with pytest.raises(TypeError, match="conv2d_prepare"):
+        kernels.conv2d_forward(X, kernels.PreparedWeights())
+    with pytest.raises(AttributeError):
+        prepared.algorithm = "gemm"
 
 
 @pytest.mark.parametrize(

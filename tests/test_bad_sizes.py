@@ -45,6 +45,8 @@ GIANTS = {
     "conv2d_forward": (giant(2**20, 1, 2**20, 2**10), giant(1, 1, 1, 1)),
     "conv2d_forward with many filters": (giant(1, 1, 2**12, 2**12), giant(2**40, 1, 1, 1)),
     "conv2d_backward_weight": (giant(1, BIG, 1, 1), giant(1, BIG, 1, 1), (1, 1)),
+    "conv2d_forward with a 3x3 kernel": (giant(2**20, 1, 2**20, 2**10), giant(1, 1, 3, 3)),
+    "conv2d_backward_weight of 3x3": (giant(1, BIG, 1, 1), giant(1, BIG, 3, 3), (3, 3)),
     "max_pool2d_forward": (giant(2**20, 2**10, 2**10, 2**10), 2),
     "max_pool2d_forward of a plane beyond int32": (giant(1, 1, 2**16, 2**16), 1, 2**15),
     "relu": (giant(2**50),),
@@ -130,6 +132,59 @@ def test_a_huge_stride_is_a_single_window_or_refused(isa, huge):
             assert huge >= 2**31
         else:
             check(y, expected)
+
+
+@pytest.mark.parametrize("which", ["forward", "backward_input", "backward_weight"])
+def test_plans_of_giants(quick_and_small, isa, dtype, which):
+    """Counted without overflow, or refused: sizes at which products of sizes pass 2**63."""
+    top = 2**31 - 1
+    sizes = [
+        ((top, top, top, top), (top, top, 3, 3), 1),
+        ((2**20, 2**20, 2**20, 2**20), (2**20, 2**20, 3, 3), 1),
+        ((1, top, 5, 5), (top, top, 3, 3), 1),
+        ((top, 1, top, 1), (1, 1, 3, 3), 1),
+        ((1, 1, top, top), (1, 1, 3, 3), top),
+        ((0, 1, top, top), (1, 1, 3, 3), top),
+        ((1, 0, top, top), (1, 0, 3, 3), top),
+        ((1, 1, 3, 3), (1, 1, top, top), top),
+        ((2**10, 2**15, 2**15, 2**10), (2**15, 2**15, 3, 3), 1),
+        ((2**29, 1, 2**14, 2**14), (2**3, 1, 3, 3), 1),
+        ((2**15, 2**8, 2**10, 2**10), (2**8, 2**8, 7, 7), 3),
+        ((1, 2**28, 4, 4), (2**28, 2**28, 3, 3), 1),
+        ((1, 2**26, 4, 4), (2**26, 2**26, 3, 3), 1),
+    ]
+    counted = 0
+    for x, w, padding in sizes:
+        for algorithm in kernels.ALGORITHMS:
+            try:
+                plan = kernels.conv2d_plan(
+                    x, w, 1, padding, which=which, dtype=dtype, algorithm=algorithm
+                )
+            except ValueError:
+                continue
+            counted += 1
+            assert plan.workspace >= 0 and all(count >= 0 for count in plan.cycles.values()), x
+    assert counted > 4
+    for huge in HUGE:
+        for place in range(4):
+            x, w = [2, 3, 5, 6], [4, 3, 3, 3]
+            x[place] = huge
+            with pytest.raises(TOO_BIG):
+                kernels.conv2d_plan(x, (4, 3, 3, 3), which=which, dtype=dtype)
+            w[place] = huge
+            with contextlib.suppress(*TOO_BIG):  # many filters may be many
+                kernels.conv2d_plan((2, 3, 5, 6), w, which=which, dtype=dtype)
+
+
+def test_giant_prepared_weights(quick_and_small):
+    with pytest.raises(TOO_BIG):
+        kernels.conv2d_prepare(giant(BIG, BIG, 3, 3), (1, BIG, 5, 5))
+    with pytest.raises(TOO_BIG):
+        kernels.conv2d_prepare(ones(2, 2, 3, 3), (2**30, 2, 2**30, 2**30), algorithm="winograd")
+    x, w = giant(2**20, 1, 2**20, 2**10), ones(2**10, 1, 3, 3)
+    prepared = kernels.conv2d_prepare(w, x.shape, algorithm="winograd")
+    with pytest.raises(TOO_BIG):
+        kernels.conv2d_forward(x, prepared)
 
 
 def test_huge_geometry_over_an_empty_batch(quick_and_small):

@@ -190,16 +190,27 @@ def test_backward_weight(isa, dtype, rng, case):
     check(dw, expected[0], ref.product_bound(sizes[0], terms_of(case)[2], dtype))
 
 
+def exact(case, dtype):
+    """Options by which the three passes are exact on integers: Winograd is not."""
+    plans = [
+        kernels.conv2d_plan(case.x, case.w, *case.args, which=which, dtype=dtype)
+        for which in ("forward", "backward_input", "backward_weight")
+    ]
+    return [{"algorithm": "gemm"} if p.algorithm == "winograd" else {} for p in plans]
+
+
 @cases
 def test_integers_are_exact_and_nothing_else_is_written(isa, dtype, rng, case):
     x, w, b, dy = case.arrays(rng, dtype, integers)
+    forward, backward_input, backward_weight = exact(case, dtype)
     with guarded(case.y, dtype) as out:
-        assert kernels.conv2d_forward(x, w, b, *case.args, out=out) is out
+        assert kernels.conv2d_forward(x, w, b, *case.args, **forward, out=out) is out
         check(out, ref.conv2d_forward(x, w, b, *case.args))
     with guarded(case.x, dtype) as out:
-        assert kernels.conv2d_backward_input(dy, w, case.size, *case.args, out=out) is out
+        options = {**backward_input, "out": out}
+        assert kernels.conv2d_backward_input(dy, w, case.size, *case.args, **options) is out
         check(out, ref.conv2d_backward_input(dy, w, case.size, *case.args))
-    results = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    results = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **backward_weight)
     expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
     for d, e in zip(results, expected, strict=True):
         check(d, e)
@@ -288,11 +299,13 @@ def test_im2col_and_col2im(isa, dtype, rng, case):
 def test_the_three_passes_are_adjoint(isa, dtype, rng, case):
     """<conv x, dy> = <x, dx> = <w, dw>, and <b, db> for the bias: exact on integers."""
     x, w, b, dy = case.arrays(rng, dtype, integers)
-    y = kernels.conv2d_forward(x, w, None, *case.args)
-    dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args)
-    dw, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+    forward, backward_input, backward_weight = exact(case, dtype)
+    y = kernels.conv2d_forward(x, w, None, *case.args, **forward)
+    dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args, **backward_input)
+    dw, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **backward_weight)
     assert np.vdot(y, dy) == np.vdot(x, dx) == np.vdot(w, dw)
-    assert np.vdot(kernels.conv2d_forward(x, w, b, *case.args) - y, dy) == np.vdot(b, db)
+    with_bias = kernels.conv2d_forward(x, w, b, *case.args, **forward)
+    assert np.vdot(with_bias - y, dy) == np.vdot(b, db)
 
 
 @few_cases

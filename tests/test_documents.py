@@ -103,7 +103,10 @@ def test_make_targets(document):
     assert named and named <= targets
 
 
-@pytest.mark.parametrize("variable", ["FASTCONV_NUM_THREADS", "FASTCONV_ISA", "FASTCONV_SANITIZE"])
+@pytest.mark.parametrize(
+    "variable",
+    ["FASTCONV_NUM_THREADS", "FASTCONV_ISA", "FASTCONV_ALGORITHM", "FASTCONV_SANITIZE"],
+)
 def test_environment_variables(variable):
     sources = [ROOT / "setup.py", *ROOT.glob("fastconv/door/*.pxi")]
     assert any(variable in path.read_text() for path in sources)

@@ -33,7 +33,7 @@ def test_every_kernel_meets_the_oracle():
 SETTINGS = {"set_num_threads", "get_num_threads", "isa", "set_isa", "available_isas"}
 IN_PLACE = {"fill", "assign", "index_add", "sgd_step", "adam_step"}
 RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation"}
-OTHERS = RANDOM | {"random_integers", "cast", "integer"}
+OTHERS = RANDOM | {"random_integers", "cast", "integer", "conv2d_plan", "conv2d_prepare"}
 
 
 def test_every_function_of_the_door_is_in_the_examples():

@@ -12,6 +12,7 @@ from helpers import run_python
 from fastconv import kernels
 
 FENCED = str(Path(__file__).with_name("fenced.py"))
+WORKSPACE = str(Path(__file__).with_name("workspace.py"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and /proc as on Linux")
 
 
@@ -48,3 +49,18 @@ def test_a_long_run_does_not_grow():
         with pytest.raises(ValueError):
             kernels.conv2d_forward(x, w[:, :2])
     assert resident() - before < 10_000_000
+
+
+@linux
+def test_workspaces_of_convolutions():
+    """At most what the plan says on one thread, and a quarter of input and output, or 4 MiB."""
+    result = run_python(WORKSPACE)
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = [line.split(maxsplit=4) for line in result.stdout.splitlines()]
+    assert len(rows) > 50
+    margin = 2**19  # pages of the program itself, and of its threads
+    for threads, *sizes, what in rows:
+        grown, planned, allowed = map(int, sizes)
+        text = f"{what} on {threads} threads took {grown}, planned {planned}, allowed {allowed}"
+        assert grown <= allowed + margin, text
+        assert threads != "1" or grown <= planned + margin, text

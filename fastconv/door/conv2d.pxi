@@ -120,6 +120,20 @@ cdef extern from *:
     size_t SHAPE_BYTES
 
 
+cdef double elements(int64_t a, int64_t b, int64_t c, int64_t d) noexcept:
+    """Of an array of four axes, those of size 0 not counted: NumPy's measure of what is too big."""
+    return <double>larger(a, 1) * larger(b, 1) * larger(c, 1) * larger(d, 1)
+
+
+cdef int refuse_giant(const geometry *g, int64_t K, int64_t groups) except -1:
+    """Sizes that no arrays have, as a plan may be asked about: the kernels multiply them."""
+    if (elements(g.N, g.C, g.H, g.W) > 2.0**60 or elements(K, g.C // groups, g.R, g.S) > 2.0**60
+            or elements(g.N, K, g.P, g.Q) > 2.0**60):
+        raise ValueError(f"a convolution of {(g.N, g.C, g.H, g.W)} with {(K, g.C // groups, g.R, g.S)} to "
+                         f"{(g.N, K, g.P, g.Q)} is too large")
+    return 0
+
+
 cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, int64_t groups, fc_pass which,
                    object algorithm, int type_number) except -1:
     """What the arguments of all convolutions begin with. An algorithm that cannot compute this one raises ValueError;
@@ -128,6 +142,7 @@ cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, 
     shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
     shape.dilation_h, shape.dilation_w, shape.K, shape.groups = g.dilation_h, g.dilation_w, K, groups
     shape.algorithm, shape.prepared, shape.which = FC_AUTO, 0, which
+    refuse_giant(g, K, groups)
     name = DEFAULT_ALGORITHM if algorithm == "auto" else algorithm
     if name == "auto":
         return 0
@@ -231,9 +246,19 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     x: (N, C, H, W), zero outside; w: (K, C/groups, R, S), or what conv2d_prepare made of it; b: (K) or None; returns (N, K, P, Q) with
     P = floor((H + padding before and after - dilation (R - 1) - 1) / stride) + 1. Group g's filters see group g's channels.
     stride, dilation: int or (vertical, horizontal). padding: int, (ph, pw), ((top, bottom), (left, right)), "valid" (0) or
-    "same" (P = H, stride 1 only; an odd rest goes to the end). float32 or float64; |error| is at most about
-    CRS eps sum |x| |w|. Raises TypeError for dtypes, ValueError for shapes and values.
-    Source: implicit im2col, Chetlur et al., arXiv 1410.0759.
+    "same" (P = H, stride 1 only; an odd rest goes to the end). float32 or float64. Raises TypeError for dtypes,
+    ValueError for shapes and values.
+
+    algorithm: "auto" takes what conv2d_plan counts the fewest cycles for; "gemm", "direct" (few channels) and "depthwise"
+    compute the sum above, "winograd" (3x3, stride 1) another, of larger error. With n = C/groups R S + 1 terms
+
+        gemm, direct, depthwise:  |error| <= n eps (|b| + sum |x| |w|)
+        winograd:                 |error| <= 79 (C + 29) eps sum_c max |x[patch,c]| sum_{r,s} |w[k,c,r,s]| + eps |b|
+
+    where patch is the 6x6 pixels from which a tile of 4x4 outputs is made: a huge x perturbs all outputs of its tiles.
+    Typical errors are far smaller, Winograd's some 3 times gemm's: docs/accuracy.md. What is not finite is computed by
+    gemm. algorithm="gemm", or FASTCONV_ALGORITHM=gemm in the environment, turns Winograd off; float64 takes it only when asked to.
+    Sources: implicit im2col, Chetlur et al., arXiv 1410.0759; Winograd's F(4x4, 3x3), Lavin & Gray, arXiv 1509.09308.
     """
     cdef cnp.ndarray input = floats(x, "x", 4), weight, bias = None, y
     cdef PreparedWeights prepared = w if isinstance(w, PreparedWeights) else None
@@ -242,6 +267,8 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     if prepared is None:
         weight = contiguous(floats(w, "w", 4, type_of(input)))
     else:
+        if prepared.data is None:
+            raise TypeError("PreparedWeights are made by conv2d_prepare, these are empty")
         weight = prepared.data
         if type_of(weight) != type_of(input):
             raise TypeError(f"x is {input.dtype}, but w was prepared as {weight.dtype}")
@@ -283,6 +310,11 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
     dy: (N, K, P, Q), w: (K, C/groups, R, S), input_size: (N, C, H, W) or (H, W); returns (N, C, H, W). The other
     arguments as in the forward. No product with the zeros that a stride leaves is computed, but the zeros around dy are
     multiplied: an infinite w makes NaNs along the borders of dx.
+
+    algorithm and error bounds as in conv2d_forward, with K in the place of C and dy in that of x: with n = K/groups R S terms
+
+        gemm, direct, depthwise:  |error| <= n eps sum |dy| |w|
+        winograd:                 |error| <= 79 (K + 29) eps sum_k max |dy[patch,k]| sum_{r,s} |w[k,c,r,s]|
     """
     cdef cnp.ndarray grad = floats(dy, "dy", 4), weight = contiguous(floats(w, "w", 4, type_of(grad))), dx
     cdef geometry g
@@ -316,6 +348,11 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
 
     dy: (N, K, P, Q), x: (N, C, H, W), kernel_size: int or (R, S). Returns (dw, db): (K, C/groups, R, S) and (K), or
     (dw, None) without bias. The sum over a batch is cut into pieces whose number depends on the shapes alone.
+
+    algorithm as in conv2d_forward. With n = N P Q terms, and t the T = N ceil(P/4) ceil(Q/4) tiles of 4x4 pixels of dy
+
+        gemm, direct, depthwise:  |error of dw| <= n eps sum |dy| |x|,  and always  |error of db| <= n eps sum |dy|
+        winograd:                 |error of dw| <= 79 (T + 28) eps sum_t max |x[patch t,c]| sum_{p,q in t} |dy[k,p,q]|
     """
     cdef cnp.ndarray grad = floats(dy, "dy", 4), input = floats(x, "x", 4, type_of(grad)), dw, db = None
     cdef geometry g
@@ -344,7 +381,7 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     return dw, db
 
 
-class Plan(NamedTuple):
+class Plan(_NamedTuple):
     """What a convolution would do: see conv2d_plan."""
 
     algorithm: str
@@ -390,6 +427,8 @@ def conv2d_plan(input_size, weight_size, stride=1, padding=0, dilation=1, groups
         reason = "asked for"
     elif len(counted) == 1:
         reason = "the only one that can do it"
+    elif counted[name] == 0:
+        reason = "there is nothing to compute"
     else:
         others = ", ".join(f"{other} {n / counted[name]:.2g}" for other, n in counted.items() if other != name)
         reason = f"the fewest cycles; as multiples of them: {others}"
