@@ -147,20 +147,25 @@ def terms_of(case):
     return C * R * S + 1, K // case.groups * R * S, N * P * Q
 
 
+def summing(case, dtype):
+    """Options by which the three passes add up products: exact on integers, which Winograd is not."""
+    plans = [
+        kernels.conv2d_plan(case.x, case.w, *case.args, which=which, dtype=dtype)
+        for which in ("forward", "backward_input", "backward_weight")
+    ]
+    return [{"algorithm": "gemm"} if p.algorithm == "winograd" else {} for p in plans]
+
+
 @covers("conv2d_forward")
 @cases
 def test_forward(isa, dtype, rng, case):
     x, w, b, _ = case.arrays(rng, dtype)
     size = ref.conv2d_forward(abs(x), abs(w), abs(b), *case.args)
     bound = ref.product_bound(size, terms_of(case)[0], dtype)
-    check(
-        kernels.conv2d_forward(x, w, b, *case.args), ref.conv2d_forward(x, w, b, *case.args), bound
-    )
-    check(
-        kernels.conv2d_forward(x, w, None, *case.args),
-        ref.conv2d_forward(x, w, None, *case.args),
-        bound,
-    )
+    options, _, _ = summing(case, dtype)
+    for bias in (b, None):
+        expected = ref.conv2d_forward(x, w, bias, *case.args)
+        check(kernels.conv2d_forward(x, w, bias, *case.args, **options), expected, bound)
 
 
 @covers("conv2d_backward_input")
@@ -168,8 +173,9 @@ def test_forward(isa, dtype, rng, case):
 def test_backward_input(isa, dtype, rng, case):
     _, w, _, dy = case.arrays(rng, dtype)
     size = ref.conv2d_backward_input(abs(dy), abs(w), case.size, *case.args)
+    _, options, _ = summing(case, dtype)
     check(
-        kernels.conv2d_backward_input(dy, w, case.x, *case.args),
+        kernels.conv2d_backward_input(dy, w, case.x, *case.args, **options),
         ref.conv2d_backward_input(dy, w, case.size, *case.args),
         ref.product_bound(size, terms_of(case)[1], dtype),
     )
@@ -180,29 +186,21 @@ def test_backward_input(isa, dtype, rng, case):
 def test_backward_weight(isa, dtype, rng, case):
     x, _, _, dy = case.arrays(rng, dtype)
     given = case.kernel, *case.args
-    results = kernels.conv2d_backward_weight(dy, x, *given)
+    _, _, options = summing(case, dtype)
+    results = kernels.conv2d_backward_weight(dy, x, *given, **options)
     sizes = ref.conv2d_backward_weight(abs(dy), abs(x), *given)
     expected = ref.conv2d_backward_weight(dy, x, *given)
     for name, d, e, size in zip(("dw", "db"), results, expected, sizes, strict=True):
         check(d, e, ref.product_bound(size, terms_of(case)[2], dtype), name)
-    dw, db = kernels.conv2d_backward_weight(dy, x, *given, bias=False)
+    dw, db = kernels.conv2d_backward_weight(dy, x, *given, bias=False, **options)
     assert db is None
     check(dw, expected[0], ref.product_bound(sizes[0], terms_of(case)[2], dtype))
-
-
-def exact(case, dtype):
-    """Options by which the three passes are exact on integers: Winograd is not."""
-    plans = [
-        kernels.conv2d_plan(case.x, case.w, *case.args, which=which, dtype=dtype)
-        for which in ("forward", "backward_input", "backward_weight")
-    ]
-    return [{"algorithm": "gemm"} if p.algorithm == "winograd" else {} for p in plans]
 
 
 @cases
 def test_integers_are_exact_and_nothing_else_is_written(isa, dtype, rng, case):
     x, w, b, dy = case.arrays(rng, dtype, integers)
-    forward, backward_input, backward_weight = exact(case, dtype)
+    forward, backward_input, backward_weight = summing(case, dtype)
     with guarded(case.y, dtype) as out:
         assert kernels.conv2d_forward(x, w, b, *case.args, **forward, out=out) is out
         check(out, ref.conv2d_forward(x, w, b, *case.args))
@@ -299,7 +297,7 @@ def test_im2col_and_col2im(isa, dtype, rng, case):
 def test_the_three_passes_are_adjoint(isa, dtype, rng, case):
     """<conv x, dy> = <x, dx> = <w, dw>, and <b, db> for the bias: exact on integers."""
     x, w, b, dy = case.arrays(rng, dtype, integers)
-    forward, backward_input, backward_weight = exact(case, dtype)
+    forward, backward_input, backward_weight = summing(case, dtype)
     y = kernels.conv2d_forward(x, w, None, *case.args, **forward)
     dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args, **backward_input)
     dw, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **backward_weight)
