@@ -12,6 +12,7 @@ import numpy as np
 from example_calls import Example, examples
 from helpers import integers
 from test_conv2d import CASES
+from test_pool2d import CASES as POOLS
 
 from fastconv import kernels
 
@@ -47,6 +48,20 @@ def convolutions(dtype):
         yield Example("conv2d_backward_weight", (dy, x), (case.kernel, *case.args), out=False)
 
 
+def pools(dtype):
+    rng = np.random.default_rng(0)
+    for shape, *window, ceil in POOLS:
+        x = integers(rng, shape, dtype)
+        y, indices = kernels.max_pool2d_forward(x, *window, ceil)
+        yield Example("max_pool2d_forward", (x,), (*window, ceil))
+        yield Example("max_pool2d_backward", (y, indices), (shape, *window))
+        if window[-1] == 1:
+            yield Example("avg_pool2d_forward", (x,), (*window[:-1], ceil))
+            yield Example("avg_pool2d_backward", (y,), (shape, *window[:-1], ceil))
+            yield Example("adaptive_avg_pool2d_forward", (x,), (y.shape[2:],))
+            yield Example("adaptive_avg_pool2d_backward", (y,), (shape,))
+
+
 def products(dtype):
     rng = np.random.default_rng(0)
     for m, n, k in ((1, 1, 1), (5, 17, 3), (13, 31, 20), (15, 33, 5), (29, 9, 200), (64, 64, 64)):
@@ -68,7 +83,7 @@ def main():
         kernels.set_isa(isa)
         for dtype in (np.float32, np.float64):
             small, large = examples(dtype, 1), examples(dtype, 3)
-            for e in (*small, *large, *convolutions(dtype), *products(dtype)):
+            for e in (*small, *large, *convolutions(dtype), *pools(dtype), *products(dtype)):
                 for at_end in (True, False):
                     print(isa, np.dtype(dtype), e.name, e.rest, at_end, flush=True)
                     expected = e()
