@@ -53,6 +53,10 @@ def max_pool2d_forward(x, kernel_size, stride=None, padding=0, dilation=1, ceil_
     return y, indices
 
 
+cdef int refuse_indices(cnp.ndarray found, geometry *g) except -1:
+    raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {found.min()} to {found.max()}") from None
+
+
 def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, padding=0, dilation=1, *, out=None):
     """Gradient of max_pool2d_forward: dx[n,c,i] = the sum of dy[n,c,p,q] over the windows whose indices[n,c,p,q] is i.
 
@@ -63,25 +67,15 @@ def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, 
     cdef cnp.ndarray grad = contiguous(floats(dy, "dy", 4)), dx, found = plain_array(indices, "indices")
     cdef geometry g
     cdef int64_t size[4]
-    cdef int64_t i
-    cdef int32_t pixels
-    cdef int bad = 0
     if not cnp.PyArray_ISINTEGER(found):
         raise TypeError(f"indices must be integers, got {found.dtype}")
     require_shape(found, "indices", 4, <int64_t *>grad.shape)
     set_input_size(&g, input_size, grad.shape[0], grad.shape[1])
     if cnp.PyArray_TYPE(found) != cnp.NPY_INT32:
-        bad = found.size and (found.min() < -1 or found.max() >= g.H * g.W)
-        found = found if bad else found.astype(np.int32)
+        if found.size and (found.min() < -1 or found.max() >= g.H * g.W):
+            refuse_indices(found, &g)
+        found = found.astype(np.int32)
     found = contiguous(found)
-    cdef const int32_t *index = <const int32_t *>found.data
-    cdef int64_t count = 0 if bad else found.size
-    pixels = <int32_t>smaller(g.H * g.W, LARGEST)
-    with nogil:
-        for i in range(count):
-            bad |= (index[i] < -1) | (index[i] >= pixels)
-    if bad:
-        raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {found.min()} to {found.max()}")
     size[0], size[1], size[2], size[3] = g.N, g.C, g.H, g.W
     dx = output(out, 4, size, type_of(grad))
     if out is not None:
@@ -95,7 +89,10 @@ def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, 
         N=g.N, C=g.C, H=g.H, W=g.W, R=g.R, S=g.S, P=g.P, Q=g.Q, stride_h=g.stride_h, stride_w=g.stride_w,
         pad_h=g.pad_h, pad_w=g.pad_w, dilation_h=g.dilation_h, dilation_w=g.dilation_w, dy=grad.data,
         indices=found.data, dx=dx.data)
-    run(type_of(dx), FC_max_pool2d_backward, &args)
+    try:
+        run(type_of(dx), FC_max_pool2d_backward, &args)
+    except IndexError:
+        refuse_indices(found, &g)
     return dx
 
 
