@@ -194,8 +194,9 @@ def test_max_pool2d_backward_refuses_an_index_outside_its_plane(isa, index):
         dy, indices = kernels.max_pool2d_forward(X, 2)
         indices = indices.astype(np.int64 if abs(index) > 2**31 - 1 else np.int32)
         indices[place] = index
-        with pytest.raises(IndexError):
-            kernels.max_pool2d_backward(dy, indices, (5, 6))
+        for window in ((), (2,)):
+            with pytest.raises(IndexError, match=f"from -1 to 29, got .*{index}"):
+                kernels.max_pool2d_backward(dy, indices, (5, 6), *window)
 
 
 def test_max_pool2d_backward_refuses_indices_that_do_not_fit():
