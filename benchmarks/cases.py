@@ -219,7 +219,7 @@ def max_pool2d_backward(shape, window):
     (x,) = arrays(shape)
     y, indices = kernels.max_pool2d_forward(x, *window)
     (dy,) = arrays(y.shape)
-    contenders = {OURS: lambda: kernels.max_pool2d_backward(dy, indices, shape)}
+    contenders = {OURS: lambda: kernels.max_pool2d_backward(dy, indices, shape, *window)}
     options = [[v, v] for v in (*window, 1)]
     for name, layout in peers.LAYOUTS.items():
         t, dt = peers.in_layout(x, layout), peers.in_layout(dy, layout)
@@ -253,9 +253,10 @@ def avg_pool2d_backward(shape, window):
 
 
 def pool_cases():
-    kinds = {"max": (max_pool2d_forward, max_pool2d_backward)}
-    if hasattr(kernels, "avg_pool2d_forward"):
-        kinds["average"] = (avg_pool2d_forward, avg_pool2d_backward)
+    kinds = {
+        "max": (max_pool2d_forward, max_pool2d_backward),
+        "average": (avg_pool2d_forward, avg_pool2d_backward),
+    }
     for kind, makers in kinds.items():
         for pool, (shape, window) in POOLS.items():
             for direction, make in zip(("forward", "backward"), makers, strict=True):

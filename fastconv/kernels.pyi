@@ -8,6 +8,8 @@ from numpy.typing import DTypeLike, NDArray
 _Real = TypeVar("_Real", np.float32, np.float64)
 _Two: TypeAlias = tuple[SupportsIndex, SupportsIndex] | list[int]
 _Pair: TypeAlias = SupportsIndex | _Two  # one for both axes, or (vertical, horizontal)
+_Size: TypeAlias = SupportsIndex | None  # None keeps the input's
+_Sizes: TypeAlias = _Size | tuple[_Size, _Size] | list[int | None]
 _Padding: TypeAlias = _Pair | tuple[_Two, _Two] | Literal["same", "valid"]
 _InputSize: TypeAlias = tuple[SupportsIndex, ...] | list[int]  # (N, C, H, W) or (H, W)
 _Axes: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | list[int] | None
@@ -190,6 +192,45 @@ def max_pool2d_forward(
 def max_pool2d_backward(
     dy: NDArray[_Real],
     indices: _Integers,
+    input_size: _InputSize,
+    kernel_size: _Pair | None = None,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def avg_pool2d_forward(
+    x: NDArray[_Real],
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: SupportsIndex | None = None,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def avg_pool2d_backward(
+    dy: NDArray[_Real],
+    input_size: _InputSize,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: SupportsIndex | None = None,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def adaptive_avg_pool2d_forward(
+    x: NDArray[_Real],
+    output_size: _Sizes,
+    *,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
+def adaptive_avg_pool2d_backward(
+    dy: NDArray[_Real],
     input_size: _InputSize,
     *,
     out: NDArray[_Real] | None = None,

@@ -38,6 +38,7 @@ cdef extern from "fastconv.h" nogil:
     enum:
         FC_AUTO
         FC_ALGORITHM_COUNT
+        FC_BAD_INDEX
     const char *const fc_kernel_names[]
     int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args)
 

@@ -1,7 +1,7 @@
 /* fastconv: the contract between the kernels (C) and the door (fastconv/kernels.pyx).
  *
  * Every kernel is a function `int kernel(const void *args)`, where args points to the struct that
- * kernels.def lists for it. It returns 0, or FC_NO_MEMORY. One row holds all kernels for one dtype
+ * kernels.def lists for it. It returns 0, FC_NO_MEMORY or FC_BAD_INDEX. One row holds all kernels for one dtype
  * and one instruction set; picking a row picks both. Shapes and strides are counted in elements.
  * The door has checked every argument: kernels trust shapes, strides and pointers.
  */
@@ -13,6 +13,7 @@
 
 #define FC_MAX_DIMS  8 /* axes of a strided operand, after neighbours that form one axis were merged */
 #define FC_NO_MEMORY (-1)
+#define FC_BAD_INDEX (-2) /* an index that only the kernel looks at */
 
 /* ---- the list: argument structs, identifiers, names ------------------------------------------ */
 

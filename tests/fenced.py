@@ -13,6 +13,7 @@ from example_calls import Example, examples
 from helpers import integers
 from test_algorithms import AROUND_THE_TILES, DEEP, OTHERS, PASSES, plan
 from test_conv2d import CASES
+from test_pool2d import CASES as POOLS
 
 from fastconv import kernels
 
@@ -76,6 +77,20 @@ def check_prepared_weights(dtype, at_end):
             same([kernels.conv2d_forward(*given, *case.args)], [expected])
 
 
+def pools(dtype):
+    rng = np.random.default_rng(0)
+    for shape, *window, ceil in POOLS:
+        x = integers(rng, shape, dtype)
+        y, indices = kernels.max_pool2d_forward(x, *window, ceil)
+        yield Example("max_pool2d_forward", (x,), (*window, ceil))
+        yield Example("max_pool2d_backward", (y, indices), (shape, *window))
+        if window[-1] == 1:
+            yield Example("avg_pool2d_forward", (x,), (*window[:-1], ceil))
+            yield Example("avg_pool2d_backward", (y,), (shape, *window[:-1], ceil))
+            yield Example("adaptive_avg_pool2d_forward", (x,), (y.shape[2:],))
+            yield Example("adaptive_avg_pool2d_backward", (y,), (shape,))
+
+
 def products(dtype):
     rng = np.random.default_rng(0)
     for m, n, k in ((1, 1, 1), (5, 17, 3), (13, 31, 20), (15, 33, 5), (29, 9, 200), (64, 64, 64)):
@@ -100,6 +115,9 @@ def main():
                 check_prepared_weights(dtype, at_end)
             small, large = examples(dtype, 1), examples(dtype, 3)
             for e in (*small, *large, *convolutions(dtype), *algorithms(dtype), *products(dtype)):
+
+
+            for e in (*small, *large, *convolutions(dtype), *pools(dtype), *products(dtype)):
                 for at_end in (True, False):
                     print(isa, np.dtype(dtype), e.title, e.rest, at_end, flush=True)
                     expected = e()

@@ -312,6 +312,76 @@ def max_pool2d_backward(dy, indices, input_size):
     return dx
 
 
+def averaged(shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor):
+    """(P, Q) and, for each window, (p, q, its rows, its columns, what its sum is divided by)."""
+    (H, W), (R, S), (ph, pw) = shape, pair(kernel_size), pair(padding)
+    sh, sw = (R, S) if stride is None else pair(stride)
+    P = pool_output_size(H, R, sh, ph, 1, ceil_mode)
+    Q = pool_output_size(W, S, sw, pw, 1, ceil_mode)
+    found = []
+    for p, q in np.ndindex(P, Q):
+        h, w = p * sh - ph, q * sw - pw
+        h_end, w_end = min(h + R, H + ph), min(w + S, W + pw)  # in the padded input
+        padded = (h_end - h) * (w_end - w)
+        rows, columns = slice(max(h, 0), min(h_end, H)), slice(max(w, 0), min(w_end, W))
+        inside = (rows.stop - rows.start) * (columns.stop - columns.start)
+        found.append((p, q, rows, columns, divisor or (padded if count_include_pad else inside)))
+    return (P, Q), found
+
+
+def avg_pool2d_forward(
+    x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor=None
+):
+    """y[n,c,p,q] = the sum of the window / the number of its pixels, with those in the padding or without."""
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor)
+    size, found = averaged(x.shape[2:], *options)
+    y = np.zeros((*x.shape[:2], *size))
+    for p, q, rows, columns, d in found:
+        y[:, :, p, q] = np.asarray(x, float)[:, :, rows, columns].sum(axis=(2, 3)) / d
+    return y
+
+
+def avg_pool2d_backward(
+    dy,
+    input_size,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor=None,
+):
+    """dx: each dy / d is added to the pixels of its window."""
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor)
+    dx = np.zeros((*dy.shape[:2], *input_size))
+    for p, q, rows, columns, d in averaged(input_size, *options)[1]:
+        dx[:, :, rows, columns] += np.asarray(dy, float)[:, :, p, q, None, None] / d
+    return dx
+
+
+def adaptive(shape, size):
+    """(p, q, rows, columns) of each window: from floor(i * size / count) to ceil((i + 1) * size / count)."""
+    (H, W), (P, Q) = shape, size
+    for p, q in np.ndindex(P, Q):
+        rows = slice(p * H // P, -(-(p + 1) * H // P))
+        yield p, q, rows, slice(q * W // Q, -(-(q + 1) * W // Q))
+
+
+def adaptive_avg_pool2d_forward(x, output_size):
+    y = np.zeros((*x.shape[:2], *output_size))
+    for p, q, rows, columns in adaptive(x.shape[2:], output_size):
+        y[:, :, p, q] = np.asarray(x, float)[:, :, rows, columns].mean(axis=(2, 3))
+    return y
+
+
+def adaptive_avg_pool2d_backward(dy, input_size):
+    dx = np.zeros((*dy.shape[:2], *input_size))
+    for p, q, rows, columns in adaptive(input_size, dy.shape[2:]):
+        pixels = dx[0, 0, rows, columns].size if dx.size else 1
+        dx[:, :, rows, columns] += np.asarray(dy, float)[:, :, p, q, None, None] / pixels
+    return dx
+
+
 # Pointwise -------------------------------------------------------------------------------------
 
 

@@ -288,8 +288,9 @@ def test_max_pool2d_backward_refuses_an_index_outside_its_plane(isa, index):
         dy, indices = kernels.max_pool2d_forward(X, 2)
         indices = indices.astype(np.int64 if abs(index) > 2**31 - 1 else np.int32)
         indices[place] = index
-        with pytest.raises(IndexError):
-            kernels.max_pool2d_backward(dy, indices, (5, 6))
+        for window in ((), (2,)):
+            with pytest.raises(IndexError, match=f"from -1 to 29, got .*{index}"):
+                kernels.max_pool2d_backward(dy, indices, (5, 6), *window)
 
 
 def test_max_pool2d_backward_refuses_indices_that_do_not_fit():
@@ -312,6 +313,62 @@ def test_max_pool2d_backward_refuses_indices_that_do_not_fit():
         kernels.max_pool2d_backward(dy, indices, (1, 4, 5, 6))
     with pytest.raises((IndexError, *REFUSALS)):
         kernels.max_pool2d_backward(dy, indices, (1, 1))
+
+
+def test_max_pool2d_backward_refuses_other_windows():
+    """kernel_size and the like may be left out; given, they are those of the forward."""
+    dy, indices = kernels.max_pool2d_forward(X, 2)
+    for window in ((3,), (2, 1), (2, 2, 1), (2, 2, 0, 4), (0,), (2, 0), (2, 2, 2)):
+        with pytest.raises(ValueError):
+            kernels.max_pool2d_backward(dy, indices, X.shape, *window)
+    with pytest.raises(TypeError, match="kernel_size must be an int"):
+        kernels.max_pool2d_backward(dy, indices, X.shape, 2.0)
+
+
+@pytest.mark.parametrize(
+    "x,args",
+    [
+        (ones(4, 5, 6), (2,)),
+        (X, (2, 2, 2)),  # padding beyond half the kernel
+        (X, (0,)),
+        (X, (2, 0)),
+        (X, (2, 2, -1)),
+        (X, (6,)),
+        (X, (2.0,)),
+        (X, (2, 2, 0, False, True, 0)),
+        (X, (2, 2, 0, False, True, 1.5)),
+        (X, (2, 2, "same")),
+    ],
+)
+def test_avg_pool2d_refuses(x, args):
+    with pytest.raises(REFUSALS):
+        kernels.avg_pool2d_forward(x, *args)
+    with pytest.raises(REFUSALS):
+        kernels.avg_pool2d_backward(x, (5, 6), *args)
+
+
+def test_avg_pool2d_backward_refuses_what_does_not_fit():
+    dy = kernels.avg_pool2d_forward(X, 2)
+    for args in (((5, 6), 3), ((5, 8), 2), ((1, 4, 5, 6), 2), ((5,), 2), (None, 2), ((1, 1), 2)):
+        with pytest.raises(REFUSALS):
+            kernels.avg_pool2d_backward(dy, *args)
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (2,), (), 2.0, "2", -1, (2, -1), (None,)], ids=repr)
+def test_adaptive_avg_pool2d_refuses(size):
+    with pytest.raises(REFUSALS):
+        kernels.adaptive_avg_pool2d_forward(X, size)
+
+
+def test_adaptive_avg_pool2d_refuses_images_without_pixels():
+    with pytest.raises(ValueError, match="at least 1"):
+        kernels.adaptive_avg_pool2d_forward(ones(2, 4, 0, 6), 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        kernels.adaptive_avg_pool2d_backward(ones(2, 4, 1, 1), (5, 0))
+    with pytest.raises(ValueError, match="4 axes"):
+        kernels.adaptive_avg_pool2d_forward(ones(4, 5, 6), 1)
+    with pytest.raises(ValueError, match="must begin with"):
+        kernels.adaptive_avg_pool2d_backward(ones(2, 4, 1, 1), (2, 5, 6, 6))
 
 
 def test_a_window_outside_the_input(isa, dtype):

@@ -49,6 +49,8 @@ GIANTS = {
     "conv2d_backward_weight of 3x3": (giant(1, BIG, 1, 1), giant(1, BIG, 3, 3), (3, 3)),
     "max_pool2d_forward": (giant(2**20, 2**10, 2**10, 2**10), 2),
     "max_pool2d_forward of a plane beyond int32": (giant(1, 1, 2**16, 2**16), 1, 2**15),
+    "avg_pool2d_forward": (giant(2**20, 2**10, 2**10, 2**10), 2),
+    "adaptive_avg_pool2d_forward": (giant(1, 1, 1, 1), 2**31 - 1),
     "relu": (giant(2**50),),
     "exp": (giant(BIG, BIG),),
     "add": (giant(BIG, 1), giant(1, BIG)),

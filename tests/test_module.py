@@ -406,6 +406,9 @@ def test_layers_call_their_function():
     pairs = [
         (conv(x), F.conv2d(x, conv.weight, conv.bias, *options)),
         (nn.MaxPool2d(3, 2, 1, ceil_mode=True)(x), F.max_pool2d(x, 3, 2, 1, 1, True)),
+        (nn.AvgPool2d(3, 2, 1, True, False)(x), F.avg_pool2d(x, 3, 2, 1, True, False)),
+        (nn.AvgPool2d(2, divisor_override=3)(x), F.avg_pool2d(x, 2, divisor_override=3)),
+        (nn.AdaptiveAvgPool2d((3, None))(x), F.adaptive_avg_pool2d(x, (3, 8))),
         (nn.ReLU()(x), F.relu(x)),
         (nn.Sigmoid()(x), F.sigmoid(x)),
         (nn.Tanh()(x), F.tanh(x)),

@@ -3,7 +3,17 @@ import itertools
 import numpy as np
 import pytest
 import reference as ref
-from helpers import AWKWARD, check, covers, distinct, guarded, integers, numeric_slope
+from helpers import (
+    AWKWARD,
+    check,
+    check_bits,
+    covers,
+    distinct,
+    guarded,
+    integers,
+    normal,
+    numeric_slope,
+)
 
 from fastconv import kernels
 
@@ -28,6 +38,15 @@ CASES = [
     ((1, 1, 3, 70), (2, 2), None, 0, 1, False),
     ((3, 5, 4, 66), 2, None, 0, 1, False),
     ((0, 3, 4, 4), 2, None, 0, 1, False),
+    ((1, 2, 20, 31), 3, 2, 1, 1, False),
+    ((1, 1, 8, 112), 3, 2, 1, 1, True),
+    ((2, 1, 9, 70), 2, None, 0, 1, False),
+    ((3, 2, 13, 13), 2, None, 0, 1, False),
+    ((2, 2, 16, 16), 2, None, 0, 1, False),
+    ((2, 2, 30, 30), 2, None, 0, 1, False),
+    ((2, 2, 12, 15), 3, None, 1, 1, True),
+    ((1, 1, 9, 40), 5, (2, 1), 2, 1, False),
+    ((2, 2, 14, 14), (2, 3), (3, 5), (1, 0), 1, True),
 ]
 NAN, INF = np.nan, np.inf
 
@@ -58,6 +77,23 @@ def test_pool(isa, dtype, rng, shape, k, s, p, d, ceil, draw):
     with guarded(shape, dtype) as out:
         assert kernels.max_pool2d_backward(dy, indices, shape, out=out) is out
         check(out, expected)
+    with guarded(shape, dtype) as out:
+        assert kernels.max_pool2d_backward(dy, indices, shape, k, s, p, d, out=out) is out
+        check(out, expected)
+
+
+@cases
+def test_the_indices_decide_wherever_they_lie(isa, dtype, rng, shape, k, s, p, d, ceil):
+    """One outside of its window, none, any: with the windows or without, bits of zeros too."""
+    y, indices = kernels.max_pool2d_forward(distinct(rng, shape, dtype), k, s, p, d, ceil)
+    dy = -integers(rng, y.shape, dtype, largest=2)  # zeros are -0
+    anywhere = rng.integers(-1, shape[2] * shape[3], y.shape).astype(np.int32)
+    one = indices.copy()
+    one[..., :1, :1] = shape[2] * shape[3] - 1
+    for found in (indices, one, np.full_like(indices, -1), anywhere):
+        expected = kernels.max_pool2d_backward(dy, found, shape)
+        check(expected, ref.max_pool2d_backward(dy, found, shape[2:]))
+        check_bits(kernels.max_pool2d_backward(dy, found, shape, k, s, p, d), expected)
 
 
 @pytest.mark.parametrize("k,s,p", [(2, None, 0), (3, 2, 1), (3, 1, 1), (2, 2, 1), ((1, 4), 1, 0)])
@@ -129,3 +165,106 @@ def test_indices_of_int64_are_taken(isa, dtype, rng):
     y, indices = kernels.max_pool2d_forward(x, 2)
     dx = kernels.max_pool2d_backward(y, indices.astype(np.int64), x.shape)
     check(dx, ref.max_pool2d_backward(y, indices, (4, 6)))
+
+
+# Averages ---------------------------------------------------------------------------------------
+
+UNDILATED = [(shape, k, s, p, ceil) for shape, k, s, p, d, ceil in CASES if d == 1]
+UNDILATED += [
+    ((2, 3, 7, 7), 7, None, 0, False),
+    ((18, 3, 7, 7), 7, 7, 0, False),
+    ((1, 20, 3, 5), (3, 5), 1, 0, False),
+    ((1, 3, 6, 6), 8, 1, 1, False),  # larger than the image
+    ((2, 1, 14, 14), 14, None, 0, False),
+    ((1, 2, 20, 23), 9, 4, 3, True),
+    ((1, 2, 17, 23), 3, 3, 1, True),
+]
+averages = pytest.mark.parametrize("shape,k,s,p,ceil", UNDILATED)
+
+
+def bound(terms, largest, dtype):
+    """Of a sum of so many terms, each multiplied or divided: (terms + 3) eps largest."""
+    return (terms + 3) * np.finfo(dtype).eps * largest
+
+
+@covers("avg_pool2d_forward", "avg_pool2d_backward")
+@averages
+@pytest.mark.parametrize("include,divisor", [(True, None), (False, None), (True, 3), (False, -5)])
+def test_average(isa, dtype, rng, shape, k, s, p, ceil, include, divisor):
+    """Whole numbers: the sums are exact, and the quotients are the nearest to the true ones."""
+    x, options = integers(rng, shape, dtype), (k, s, p, ceil, include, divisor)
+    expected = ref.avg_pool2d_forward(x, *options)
+    check(kernels.avg_pool2d_forward(x, *options), expected)
+    with guarded(expected.shape, dtype) as out:
+        assert kernels.avg_pool2d_forward(x, *options, out=out) is out
+        check(out, expected)
+    dy = normal(rng, expected.shape, dtype)
+    expected = ref.avg_pool2d_backward(dy, shape[2:], *options)
+    near = bound(64, np.abs(dy).max(initial=0), dtype)
+    check(kernels.avg_pool2d_backward(dy, shape, *options), expected, near)
+    with guarded(shape, dtype) as out:
+        assert kernels.avg_pool2d_backward(dy, shape[2:], *options, out=out) is out
+        check(out, expected, near)
+
+
+SIZES = [(1, 1), (2, 2), (3, 5), (7, 7), (6, 4), (13, 1), (20, 30)]
+
+
+@covers("adaptive_avg_pool2d_forward", "adaptive_avg_pool2d_backward")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 2, 12, 20), (1, 1, 13, 5), (0, 2, 4, 4)])
+def test_adaptive_average(isa, dtype, rng, shape, size):
+    x = integers(rng, shape, dtype)
+    expected = ref.adaptive_avg_pool2d_forward(x, size)
+    check(kernels.adaptive_avg_pool2d_forward(x, size), expected)
+    with guarded(expected.shape, dtype) as out:
+        assert kernels.adaptive_avg_pool2d_forward(x, size, out=out) is out
+        check(out, expected)
+    dy = normal(rng, expected.shape, dtype)
+    expected = ref.adaptive_avg_pool2d_backward(dy, shape[2:])
+    near = bound(600, np.abs(dy).max(initial=0), dtype)
+    check(kernels.adaptive_avg_pool2d_backward(dy, shape), expected, near)
+    with guarded(shape, dtype) as out:
+        assert kernels.adaptive_avg_pool2d_backward(dy, shape[2:], out=out) is out
+        check(out, expected, near)
+
+
+def test_adaptive_sizes(isa, dtype):
+    x = np.ones((2, 3, 5, 7), dtype)
+    for size, expected in ((None, (5, 7)), ((None, 2), (5, 2)), ([3, None], (3, 7)), (4, (4, 4))):
+        check(kernels.adaptive_avg_pool2d_forward(x, size), np.ones((2, 3, *expected)))
+    nothing = kernels.adaptive_avg_pool2d_forward(x, 0)
+    assert nothing.shape == (2, 3, 0, 0)
+    check(kernels.adaptive_avg_pool2d_backward(nothing, x.shape), np.zeros(x.shape))
+
+
+@averages
+def test_backward_is_the_adjoint(isa, rng, shape, k, s, p, ceil):
+    x = normal(rng, shape, float)
+    y = kernels.avg_pool2d_forward(x, k, s, p, ceil)
+    dy = normal(rng, y.shape, float)
+    dx = kernels.avg_pool2d_backward(dy, shape, k, s, p, ceil)
+    assert np.vdot(dx, x) == pytest.approx(np.vdot(dy, y), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("k,s,p", [(2, None, 0), (3, 2, 1), (3, 1, 1), ((1, 4), 1, 0), (7, 7, 0)])
+def test_averages_of_nan_and_infinities(isa, dtype, rng, k, s, p):
+    """They reach the windows that hold them, and no other."""
+    for value in (NAN, INF, -INF):
+        x = integers(rng, (2, 2, 7, 19), dtype)
+        x[rng.random(x.shape) < 0.05] = value
+        check(kernels.avg_pool2d_forward(x, k, s, p), ref.avg_pool2d_forward(x, k, s, p))
+        y = kernels.avg_pool2d_forward(np.zeros_like(x), k, s, p)
+        dy = np.zeros_like(y)
+        dy[:, :, -1, -1] = value
+        expected = ref.avg_pool2d_backward(dy, (7, 19), k, s, p)
+        check(kernels.avg_pool2d_backward(dy, (7, 19), k, s, p), expected)
+
+
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_awkward_operands_of_averages(isa, dtype, rng, awkward):
+    x = integers(rng, (2, 3, 7, 9), dtype)
+    check(kernels.avg_pool2d_forward(awkward(x), 2), ref.avg_pool2d_forward(x, 2))
+    dy = integers(rng, (2, 3, 3, 4), dtype)
+    expected = ref.avg_pool2d_backward(dy, (7, 9), 2)
+    check(kernels.avg_pool2d_backward(awkward(dy), (7, 9), 2), expected)

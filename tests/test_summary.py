@@ -106,6 +106,29 @@ def test_pooling(pool, size, formula):
     assert found.output_shape == (1, 1, *[int(formula[-1])] * 2)
 
 
+@pytest.mark.parametrize(
+    ("pool", "size", "formulas"),
+    [
+        (nn.AvgPool2d(3, 2, 1), 7, ["(7 + 2*1 - 1*(3 - 1) - 1) // 2 + 1 = 4"]),
+        (nn.AdaptiveAvgPool2d(1), 7, ["height 7: 1 windows of 7", "width 7: 1 windows of 7"]),
+        (
+            nn.AdaptiveAvgPool2d((3, None)),
+            7,
+            ["height 7: 3 windows of 3", "width 7: 7 windows of 1"],
+        ),
+        (
+            nn.AdaptiveAvgPool2d(5),
+            7,
+            ["height 7: 5 windows of 2 to 3", "width 7: 5 windows of 2 to 3"],
+        ),
+    ],
+)
+def test_averages(pool, size, formulas):
+    found = row(pool, (1, 1, size, size))
+    assert found.formulas == formulas
+    assert found.output_shape == tuple(pool(fastconv.zeros(1, 1, size, size)).shape)
+
+
 class Shared(nn.Module):
     """A layer called twice, a parameter of its own, and functions between layers."""
 

@@ -9,6 +9,8 @@ cdef int run(int type_number, fc_kernel_id kernel, const void *args) except -1:
     cdef fc_dtype dtype = FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64
     with nogil:
         status = fc_run(dtype, kernel, args)
+    if status == FC_BAD_INDEX:
+        raise IndexError("an index is out of range")
     if status:
         raise MemoryError("fastconv: no memory for the workspace of a kernel")
     return 0

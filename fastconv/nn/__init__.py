@@ -9,9 +9,11 @@ from fastconv.nn.linear import Linear
 from fastconv.nn.loss import CrossEntropyLoss, MSELoss, NLLLoss
 from fastconv.nn.module import Module
 from fastconv.nn.parameter import Parameter
-from fastconv.nn.pooling import MaxPool2d
+from fastconv.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
     "Conv2d",
     "CrossEntropyLoss",
     "Flatten",

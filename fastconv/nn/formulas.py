@@ -65,12 +65,33 @@ def max_pool2d(
     return Explained(_window(y, x, kernel_size, stride, padding, dilation, ceil_mode), 0)
 
 
+def avg_pool2d(y, x, kernel_size, stride=None, padding=0, ceil_mode=False, *_, **__) -> Explained:
+    stride = kernel_size if stride is None else stride
+    return Explained(_window(y, x, kernel_size, stride, padding, 1, ceil_mode), 0)
+
+
+def adaptive_avg_pool2d(y, x, output_size, **_) -> Explained:
+    lines = []
+    for axis, size, out in zip(("height", "width"), x.shape[-2:], y.shape[-2:], strict=True):
+        lengths = {-(-(i + 1) * size // out) - i * size // out for i in range(out)} or {0}
+        least, most = min(lengths), max(lengths)
+        lengths = least if least == most else f"{least} to {most}"
+        lines.append(f"{axis} {size}: {out} windows of {lengths}")
+    return Explained(lines, 0)
+
+
 def linear(y, x, w, b=None, **_) -> Explained:
     return Explained([f"{w.shape[1]} -> {w.shape[0]}"], y.size * w.shape[1])
 
 
 # Explain a kernel call, given the (first) result and the arguments.
-KERNELS = {"conv2d_forward": conv2d, "max_pool2d_forward": max_pool2d, "linear_forward": linear}
+KERNELS = {
+    "conv2d_forward": conv2d,
+    "max_pool2d_forward": max_pool2d,
+    "avg_pool2d_forward": avg_pool2d,
+    "adaptive_avg_pool2d_forward": adaptive_avg_pool2d,
+    "linear_forward": linear,
+}
 
 
 def operation(op: str, shape: Shape, inputs: Sequence[Shape]) -> tuple[str, Explained]:

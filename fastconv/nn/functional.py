@@ -10,6 +10,8 @@ from fastconv.ops.reductions import log_softmax, softmax
 from fastconv.ops.views import flatten
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
     "conv2d",
     "cross_entropy",
     "flatten",
@@ -108,10 +110,58 @@ def max_pool2d(
     y, indices = kernels.max_pool2d_forward(x, kernel_size, stride, padding, dilation, ceil_mode)
 
     def backward(dy):
-        return (kernels.max_pool2d_backward(dy, indices, x.shape),)
+        dx = kernels.max_pool2d_backward(
+            dy, indices, x.shape, kernel_size, stride, padding, dilation
+        )
+        return (dx,)
 
     result = record("MaxPool2DWithIndices", y, (input,), backward)
     return (result, _wrap(kernels.cast(indices, "int64"))) if return_indices else result
+
+
+def avg_pool2d(
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+):
+    """Averages of windows of an (N, C, H, W) or (C, H, W) input; stride is kernel_size by default.
+
+    See kernels.avg_pool2d_forward.
+    """
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    if input._array.ndim == 3:
+        return avg_pool2d(input.unsqueeze(0), *options).squeeze(0)
+    x = input._array
+    y = kernels.avg_pool2d_forward(x, *options)
+
+    def backward(dy):
+        return (kernels.avg_pool2d_backward(dy, x.shape, *options),)
+
+    return record("AvgPool2D", y, (input,), backward)
+
+
+def adaptive_avg_pool2d(input, output_size):
+    """Averages over output_size windows that cover an (N, C, H, W) or (C, H, W) input; None keeps a size.
+
+    Window p of P is of rows floor(p H / P) to ceil((p + 1) H / P). See kernels.adaptive_avg_pool2d_forward.
+    """
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
+    if input._array.ndim == 3:
+        return adaptive_avg_pool2d(input.unsqueeze(0), output_size).squeeze(0)
+    x = input._array
+    y = kernels.adaptive_avg_pool2d_forward(x, output_size)
+
+    def backward(dy):
+        return (kernels.adaptive_avg_pool2d_backward(dy, x.shape),)
+
+    return record("AdaptiveAvgPool2D", y, (input,), backward)
 
 
 def relu(input, inplace=False):

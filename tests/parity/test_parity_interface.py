@@ -127,6 +127,9 @@ POSITIONS = {
         x, x[:1, :1, :2, :2].expand(2, 1, 2, 2), None, 2, 1, 1, 2
     ),
     "max_pool2d": lambda t, x: t.nn.functional.max_pool2d(x, 2, 1, 1, 1, True),
+    "avg_pool2d": lambda t, x: t.nn.functional.avg_pool2d(x, 2, 1, 1, True, False, 3),
+    "AvgPool2d": lambda t, x: t.nn.AvgPool2d(2, 1, 1, True, False, 3)(x),
+    "adaptive_avg_pool2d": lambda t, x: t.nn.functional.adaptive_avg_pool2d(x, (2, 3)),
     "unfold": lambda t, x: t.nn.functional.unfold(x, 2, 1, 1, 2),
     "linear": lambda t, x: t.nn.functional.linear(x, x[0, 0], x[0, 0, 0, :4]),
     "flatten": lambda t, x: t.flatten(x, 1, 2),

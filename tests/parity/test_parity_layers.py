@@ -175,6 +175,53 @@ def test_max_pool2d_shapes(shape):
     compare(lambda torch, x: torch.nn.functional.max_pool2d(x, 2), normal(*shape))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 9), (1, 1, 7, 7), (3, 6, 5), (0, 2, 6, 6)], ids=str)
+def test_avg_pool2d(shape, dtype):
+    cases = []
+    for kernel, stride, padding, ceil, include, divisor in itertools.product(
+        (2, 3, (2, 3)), (None, 1, 2, 3), (0, 1), (False, True), (False, True), (None, 3)
+    ):
+        options = (kernel, stride, padding, ceil, include, divisor)
+        program = lambda torch, x, o=options: torch.nn.functional.avg_pool2d(x, *o)  # noqa: E731
+        cases.append((options, program, normal(*shape, dtype=dtype)))
+    differences(cases)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 9), (1, 1, 7, 7), (3, 6, 5), (0, 2, 6, 6)], ids=str)
+def test_adaptive_avg_pool2d(shape, dtype):
+    cases = []
+    for size in (1, 2, 3, 5, 9, (4, 3), (None, 1), (2, None), (1, 10)):
+        program = lambda torch, x, s=size: torch.nn.functional.adaptive_avg_pool2d(x, s)  # noqa: E731
+        cases.append((size, program, normal(*shape, dtype=dtype)))
+    differences(cases)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kernel_size": 2, "padding": 2},
+        {"kernel_size": 9},
+        {"kernel_size": 0},
+        {"kernel_size": 2, "stride": 0},
+        {"kernel_size": 2, "padding": -1},
+        {"kernel_size": (2, 2, 2)},
+        {"kernel_size": 2.0},
+        {"kernel_size": 2, "divisor_override": 0},
+        {"kernel_size": 2, "divisor_override": -2},
+    ],
+    ids=str,
+)
+def test_avg_pool2d_errors(arguments):
+    compare(lambda torch, x: torch.nn.functional.avg_pool2d(x, **arguments), normal(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("size", [-1, (1, 2, 3), 2.0, (2, -1)], ids=str)
+def test_adaptive_avg_pool2d_errors(size):
+    compare(lambda torch, x: torch.nn.functional.adaptive_avg_pool2d(x, size), normal(2, 3, 8, 8))
+
+
 NOTHING = [
     ((2, 3, 0, 8), (4, 3, 3, 3)),
     ((2, 3, 8, 8), (0, 3, 3, 3)),

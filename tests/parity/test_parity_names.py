@@ -15,6 +15,10 @@ LAYERS = {
     "pool": lambda nn: nn.MaxPool2d(2),
     "pool all": lambda nn: nn.MaxPool2d((2, 3), 1, 1, 2, ceil_mode=True),
     "pool pairs": lambda nn: nn.MaxPool2d(3, stride=(2, 1)),
+    "average": lambda nn: nn.AvgPool2d((2, 3), 1, 1, True, False, 5),
+    "average, stride": lambda nn: nn.AvgPool2d(2),
+    "adaptive": lambda nn: nn.AdaptiveAvgPool2d((None, 3)),
+    "adaptive, one": lambda nn: nn.AdaptiveAvgPool2d(1),
     "relu": lambda nn: nn.ReLU(),
     "relu inplace": lambda nn: nn.ReLU(inplace=True),
     "sigmoid": lambda nn: nn.Sigmoid(),
@@ -116,6 +120,10 @@ NODES = {
     ),
     "MaxPool2DWithIndicesBackward": lambda torch, x: torch.nn.functional.max_pool2d(
         x.view(1, 1, 4, 4), 2
+    ),
+    "AvgPool2DBackward": lambda torch, x: torch.nn.functional.avg_pool2d(x.view(1, 1, 4, 4), 2),
+    "AdaptiveAvgPool2DBackward": lambda torch, x: torch.nn.functional.adaptive_avg_pool2d(
+        x.view(1, 1, 4, 4), 3
     ),
     "Im2ColBackward": lambda torch, x: torch.nn.functional.unfold(x.view(1, 1, 4, 4), 2),
 }
