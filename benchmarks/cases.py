@@ -58,11 +58,12 @@ def missing_peers():
 def conv2d_forward(layer, threads):
     x, w, b, _ = conv2d_arrays(layer)
     ours = [fastconv.from_numpy(a) for a in (x, w, b)]
-    contenders = {OURS: lambda: F.conv2d(*ours, *layer.options())}
-    if hasattr(kernels, "conv2d_prepare"):
-        handle = kernels.conv2d_prepare(w, x.shape, *layer.options())
-        y = np.empty(layer.output_size(), np.float32)
-        contenders[PREPARED] = lambda: kernels.conv2d_forward(x, handle, b, *layer.options(), out=y)
+    ready = kernels.conv2d_prepare(w, x.shape, *layer.options())
+    y = np.empty(layer.output_size(), np.float32)
+    contenders = {
+        OURS: lambda: F.conv2d(*ours, *layer.options()),
+        PREPARED: lambda: kernels.conv2d_forward(x, ready, b, *layer.options(), out=y),
+    }
     for name, layout in peers.LAYOUTS.items():
         theirs = *(peers.in_layout(a, layout) for a in (x, w)), torch.from_numpy(b)
         contenders[name] = lambda t=theirs: torch.nn.functional.conv2d(*t, *layer.options())

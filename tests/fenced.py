@@ -114,10 +114,8 @@ def main():
             for at_end in (True, False):
                 check_prepared_weights(dtype, at_end)
             small, large = examples(dtype, 1), examples(dtype, 3)
-            for e in (*small, *large, *convolutions(dtype), *algorithms(dtype), *products(dtype)):
-
-
-            for e in (*small, *large, *convolutions(dtype), *pools(dtype), *products(dtype)):
+            cases = convolutions, algorithms, pools, products
+            for e in (*small, *large, *(e for make in cases for e in make(dtype))):
                 for at_end in (True, False):
                     print(isa, np.dtype(dtype), e.title, e.rest, at_end, flush=True)
                     expected = e()
