@@ -1,130 +1,178 @@
-"""What is compared: a Case makes its contenders, "fastconv" among them, on the same arrays."""
+"""What is compared: a Case makes its contenders, fastconv among them, on the same arrays."""
 
+import importlib.util
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import peers
 import torch
+import tutorial
+from goals import OURS, PREPARED
+from layers import FAMILIES, GEMMS, LAYERS, POOLS, arrays, conv2d_arrays
 
 import fastconv
 from fastconv import kernels
 from fastconv.nn import functional as F
 
-OURS = "fastconv"
-LAYOUTS = {"PyTorch": torch.contiguous_format, "PyTorch channels_last": torch.channels_last}
+READY = {  # those that hold their weights ready before a call, and the modules that they need
+    "ONNX Runtime": (peers.onnxruntime_conv2d, ("onnxruntime", "onnx")),
+    "OpenVINO": (peers.openvino_conv2d, ("openvino", "onnx")),
+    "ncnn": (peers.ncnn_conv2d, ("ncnn",)),
+    "MNN": (peers.mnn_conv2d, ("MNN", "onnx")),
+}
+PASSES = ("forward", "backward-input", "backward-weight")
+SHORTEST_SPLIT = 1e-3  # seconds of a call whose threads are compared
+SETTLE = 0.004  # seconds in which idle threads stop spinning
 
 
 class Case(NamedTuple):
-    """One row of a table. goal: ("ratio", x) or ("peak", fraction), to be reached or exceeded.
+    """One row of a table. algorithm: of fastconv's; settle: before a measurement, in seconds.
 
-    training: gradients are recorded; else PyTorch runs in inference_mode, fastconv in no_grad.
+    No contenders: the row does not apply. training: gradients are recorded; else PyTorch runs in
+    inference_mode, fastconv in no_grad.
     """
 
     group: str
     name: str
     flops: float
     contenders: Callable[[], dict[str, Callable]]
-    goal: tuple[str, float] | None = None
+    algorithm: str = ""
     training: bool = False
+    settle: float = 0.0
 
 
-class Layer(NamedTuple):
-    """A convolution: x (N, C, H, H), K filters of R x R, padded to keep the size at stride 1."""
-
-    name: str
-    N: int
-    C: int
-    H: int
-    K: int
-    R: int
-    stride: int = 1
-    padding: int | None = None
-    groups: int = 1
-
-    def pad(self):
-        return self.R // 2 if self.padding is None else self.padding
-
-    def out(self):
-        """P, the rows and columns of the output."""
-        return (self.H + 2 * self.pad() - self.R) // self.stride + 1
-
-    def flops(self):
-        """Of each of the three passes: two per multiply-add."""
-        return 2.0 * self.N * self.K * self.out() ** 2 * self.C // self.groups * self.R**2
+def missing_peers():
+    """The names of those that are not installed."""
+    installed = {
+        name: all(importlib.util.find_spec(module) for module in modules)
+        for name, (_, modules) in READY.items()
+    }
+    return [name for name, there in installed.items() if not there]
 
 
-LAYERS = [
-    Layer("tutorial conv1, batch 64", 64, 1, 32, 6, 3, padding=0),
-    Layer("tutorial conv2, batch 64", 64, 6, 15, 16, 3, padding=0),
-    Layer("3→32 3×3 on 32², batch 32", 32, 3, 32, 32, 3),
-    Layer("32→64 3×3 on 16², batch 32", 32, 32, 16, 64, 3),
-    Layer("3→64 7×7/2 on 224²", 1, 3, 224, 64, 7, stride=2),
-    Layer("64→64 1×1 on 56²", 1, 64, 56, 64, 1),
-    Layer("64→64 3×3 on 56²", 1, 64, 56, 64, 3),
-    Layer("128→128 3×3 on 28²", 1, 128, 28, 128, 3),
-    Layer("256→256 3×3 on 14²", 1, 256, 14, 256, 3),
-    Layer("512→512 3×3 on 7²", 1, 512, 7, 512, 3),
-    Layer("128→128 3×3/2 on 56²", 1, 128, 56, 128, 3, stride=2),
-    Layer("256→1024 1×1 on 14²", 1, 256, 14, 1024, 1),
-    Layer("256→512 1×1/2 on 56²", 1, 256, 56, 512, 1, stride=2),
-    Layer("64→64 3×3 on 224²", 1, 64, 224, 64, 3),
-    Layer("512→512 3×3 on 28²", 1, 512, 28, 512, 3),
-    Layer("depthwise 144 3×3 on 56²", 1, 144, 56, 144, 3, groups=144),
-    Layer("depthwise 96 3×3/2 on 112²", 1, 96, 112, 96, 3, stride=2, groups=96),
-]
-
-GEMMS = [(n, n, n) for n in (64, 128, 256, 512, 1024, 2048)]
-GEMMS += [(6, 900, 9), (16, 169, 54), (64, 120, 576), (64, 3136, 576), (1024, 196, 256)]
+# ---- convolutions -------------------------------------------------------------------------------
 
 
-def arrays(*shapes):
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
-def in_layout(array, layout):
-    """A PyTorch tensor of the numbers; of the array's own memory in NCHW order."""
-    return torch.from_numpy(array).contiguous(memory_format=layout)
-
-
-def conv2d_arrays(layer):
-    """x, w, b, dy."""
-    return arrays(
-        (layer.N, layer.C, layer.H, layer.H),
-        (layer.K, layer.C // layer.groups, layer.R, layer.R),
-        (layer.K,),
-        (layer.N, layer.K, layer.out(), layer.out()),
-    )
-
-
-def conv2d_forward(layer):
+def conv2d_forward(layer, threads):
     x, w, b, _ = conv2d_arrays(layer)
-    options = {"stride": layer.stride, "padding": layer.pad(), "groups": layer.groups}
     ours = [fastconv.from_numpy(a) for a in (x, w, b)]
-    contenders = {OURS: lambda: F.conv2d(*ours, **options)}
-    for name, layout in LAYOUTS.items():
-        theirs = (in_layout(x, layout), in_layout(w, layout), torch.from_numpy(b))
-        contenders[name] = lambda t=theirs: torch.nn.functional.conv2d(*t, **options)
+    contenders = {OURS: lambda: F.conv2d(*ours, *layer.options())}
+    if hasattr(kernels, "conv2d_prepare"):
+        handle = kernels.conv2d_prepare(w, x.shape, *layer.options())
+        y = np.empty(layer.output_size(), np.float32)
+        contenders[PREPARED] = lambda: kernels.conv2d_forward(x, handle, b, *layer.options(), out=y)
+    for name, layout in peers.LAYOUTS.items():
+        theirs = *(peers.in_layout(a, layout) for a in (x, w)), torch.from_numpy(b)
+        contenders[name] = lambda t=theirs: torch.nn.functional.conv2d(*t, *layer.options())
+    missing = missing_peers()
+    for name, (make, _) in READY.items():
+        call = None if name in missing else make(layer, x, w, b, threads)
+        if call is not None:
+            contenders[name] = call
     return contenders
+
+
+def ours(layer, which):
+    """The pass as a plain function of arrays, of fastconv."""
+    x, w, b, dy = conv2d_arrays(layer)
+    if which == "forward":
+        return lambda: kernels.conv2d_forward(x, w, b, *layer.options())
+    if which == "backward-input":
+        return lambda: kernels.conv2d_backward_input(dy, w, x.shape, *layer.options())
+    return lambda: kernels.conv2d_backward_weight(dy, x, w.shape[2:], *layer.options())
 
 
 def conv2d_backward(layer, which):
-    """which: "input" or "weight" (with the bias)."""
-    x, w, b, dy = conv2d_arrays(layer)
-    rest = (layer.stride, layer.pad(), 1, layer.groups)
-    mask = [True, False, False] if which == "input" else [False, True, True]
-    if which == "input":
-        ours = lambda: kernels.conv2d_backward_input(dy, w, x.shape, *rest)  # noqa: E731
-    else:
-        ours = lambda: kernels.conv2d_backward_weight(dy, x, w.shape[2:], *rest)  # noqa: E731
-    contenders = {OURS: ours}
-    for name, layout in LAYOUTS.items():
-        theirs = [in_layout(a, layout) for a in (dy, x, w)]
-        pairs = [[layer.stride] * 2, [layer.pad()] * 2, [1, 1], False, [0, 0], layer.groups, mask]
-        contenders[name] = lambda t=theirs, p=pairs: torch.ops.aten.convolution_backward(
-            *t, [layer.K], *p
+    """which: "backward-input" or "backward-weight" (with the bias)."""
+    x, w, _, dy = conv2d_arrays(layer)
+    mask = [True, False, False] if which == "backward-input" else [False, True, True]
+    pairs = [[layer.stride] * 2, [layer.pad()] * 2, [1, 1], False, [0, 0], layer.groups, mask]
+    contenders = {OURS: ours(layer, which)}
+    for name, layout in peers.LAYOUTS.items():
+        theirs = [peers.in_layout(a, layout) for a in (dy, x, w)]
+        contenders[name] = lambda t=theirs: torch.ops.aten.convolution_backward(
+            *t, [layer.K], *pairs
         )
     return contenders
+
+
+def algorithm(layer, which):
+    """The name of what fastconv takes."""
+    sizes = layer.input_size(), layer.weight_size()
+    plan = kernels.conv2d_plan(*sizes, *layer.options(), which=which.replace("-", "_"))
+    return plan.algorithm
+
+
+def conv2d_cases(threads):
+    for family in FAMILIES:
+        for which in PASSES:
+            for layer in (s for s in LAYERS if s.family() == family):
+                forward = which == "forward"
+                yield Case(
+                    f"{family}, {'forward' if forward else 'backward'}",
+                    layer.name if forward else f"{layer.name}, {which}",
+                    layer.flops(),
+                    (lambda s=layer: conv2d_forward(s, threads))
+                    if forward
+                    else (lambda s=layer, w=which: conv2d_backward(s, w)),
+                    algorithm(layer, which),
+                )
+
+
+# ---- fastconv beside itself ---------------------------------------------------------------------
+
+
+def setting(change, value, call):
+    """call, after change(value)."""
+
+    def changed():
+        change(value)
+        return call()
+
+    return changed
+
+
+def threads_contenders(layer, which):
+    """One and two threads, unless one is done at once."""
+    call = ours(layer, which)
+    kernels.set_num_threads(1)
+    call()
+    start = time.perf_counter()
+    call()
+    if time.perf_counter() - start < SHORTEST_SPLIT:
+        return {}
+    names = {"1 thread": 1, "2 threads": 2}
+    return {name: setting(kernels.set_num_threads, n, call) for name, n in names.items()}
+
+
+def isa_contenders(layer, which):
+    call = ours(layer, which)
+    return {name: setting(kernels.set_isa, name, call) for name in ("x86_v4", "x86_v3")}
+
+
+def own_cases(cores):
+    """Threads against threads, where there are two cores, and instruction sets."""
+    groups = []
+    if cores > 1:
+        groups.append(("2 threads against 1", threads_contenders, SETTLE))
+    if {"x86_v3", "x86_v4"} <= set(kernels.available_isas()):
+        groups.append(("x86_v3 against x86_v4", isa_contenders, 0.0))
+    for group, make, settle in groups:
+        for which in PASSES:
+            for layer in LAYERS:
+                yield Case(
+                    group,
+                    f"{layer.name}, {which}",
+                    0.0,
+                    lambda s=layer, w=which, m=make: m(s, w),
+                    algorithm(layer, which),
+                    settle=settle,
+                )
+
+
+# ---- products -----------------------------------------------------------------------------------
 
 
 def gemm(m, n, k):
@@ -132,8 +180,8 @@ def gemm(m, n, k):
     theirs = [torch.from_numpy(x) for x in (a, b)]
     return {
         OURS: lambda: kernels.gemm(a, b),
-        "PyTorch": lambda: torch.mm(*theirs),
-        "NumPy": lambda: a @ b,
+        "MKL (torch.mm)": lambda: torch.mm(*theirs),
+        "OpenBLAS (NumPy)": lambda: a @ b,
     }
 
 
@@ -146,18 +194,23 @@ def matmul(n):
     return contenders
 
 
-POOLS = {
-    "2×2, 64×6×30²": ((64, 6, 30, 30), (2, 2, 0)),
-    "3×3/2, 64×112²": ((1, 64, 112, 112), (3, 2, 1)),
-}
+def gemm_cases():
+    for m, n, k in GEMMS:
+        name = f"{m}³" if m == n == k else f"{m}×{n}×{k}"
+        yield Case("GEMM", name, 2.0 * m * n * k, lambda s=(m, n, k): gemm(*s))
+    for n in (8, 64):
+        yield Case("GEMM", f"matmul of Tensors, {n}³", 2.0 * n**3, lambda n=n: matmul(n))
+
+
+# ---- pooling ------------------------------------------------------------------------------------
 
 
 def max_pool2d_forward(shape, window):
     (x,) = arrays(shape)
-    ours = fastconv.from_numpy(x)
-    contenders = {OURS: lambda: F.max_pool2d(ours, *window)}
-    for name, layout in LAYOUTS.items():
-        t = in_layout(x, layout)
+    mine = fastconv.from_numpy(x)
+    contenders = {OURS: lambda: F.max_pool2d(mine, *window)}
+    for name, layout in peers.LAYOUTS.items():
+        t = peers.in_layout(x, layout)
         contenders[name] = lambda t=t: torch.nn.functional.max_pool2d(t, *window)
     return contenders
 
@@ -168,8 +221,8 @@ def max_pool2d_backward(shape, window):
     (dy,) = arrays(y.shape)
     contenders = {OURS: lambda: kernels.max_pool2d_backward(dy, indices, shape)}
     options = [[v, v] for v in (*window, 1)]
-    for name, layout in LAYOUTS.items():
-        t, dt = in_layout(x, layout), in_layout(dy, layout)
+    for name, layout in peers.LAYOUTS.items():
+        t, dt = peers.in_layout(x, layout), peers.in_layout(dy, layout)
         places = torch.ops.aten.max_pool2d_with_indices(t, *options)[1]
         contenders[name] = lambda t=t, dt=dt, i=places: (
             torch.ops.aten.max_pool2d_with_indices_backward(dt, t, *options, False, i)
@@ -177,100 +230,57 @@ def max_pool2d_backward(shape, window):
     return contenders
 
 
+def avg_pool2d_forward(shape, window):
+    (x,) = arrays(shape)
+    contenders = {OURS: lambda: kernels.avg_pool2d_forward(x, *window)}
+    for name, layout in peers.LAYOUTS.items():
+        t = peers.in_layout(x, layout)
+        contenders[name] = lambda t=t: torch.nn.functional.avg_pool2d(t, *window)
+    return contenders
+
+
+def avg_pool2d_backward(shape, window):
+    (x,) = arrays(shape)
+    (dy,) = arrays(kernels.avg_pool2d_forward(x, *window).shape)
+    contenders = {OURS: lambda: kernels.avg_pool2d_backward(dy, shape, *window)}
+    options = [[v, v] for v in window]
+    for name, layout in peers.LAYOUTS.items():
+        t, dt = peers.in_layout(x, layout), peers.in_layout(dy, layout)
+        contenders[name] = lambda t=t, dt=dt: torch.ops.aten.avg_pool2d_backward(
+            dt, t, *options, False, True, None
+        )
+    return contenders
+
+
+def pool_cases():
+    kinds = {"max": (max_pool2d_forward, max_pool2d_backward)}
+    if hasattr(kernels, "avg_pool2d_forward"):
+        kinds["average"] = (avg_pool2d_forward, avg_pool2d_backward)
+    for kind, makers in kinds.items():
+        for pool, (shape, window) in POOLS.items():
+            for direction, make in zip(("forward", "backward"), makers, strict=True):
+                name = f"{kind}, {pool}, {direction}"
+                yield Case("Pooling", name, 0.0, lambda m=make, s=shape, w=window: m(s, w))
+
+
 # ---- the tutorial's network ---------------------------------------------------------------------
 
 
-def tutorial_net(lib):
-    """The tutorial's Net, written with `lib` (fastconv or torch), from seed 0."""
-    nn, functional = lib.nn, lib.nn.functional
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(1, 6, 3)
-            self.conv2 = nn.Conv2d(6, 16, 3)
-            self.fc1 = nn.Linear(16 * 6 * 6, 120)
-            self.fc2 = nn.Linear(120, 84)
-            self.fc3 = nn.Linear(84, 10)
-
-        def forward(self, x):
-            x = functional.max_pool2d(functional.relu(self.conv1(x)), (2, 2))
-            x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-            x = x.view(-1, 576)
-            x = functional.relu(self.fc1(x))
-            x = functional.relu(self.fc2(x))
-            return self.fc3(x)
-
-    lib.manual_seed(0)
-    return Net()
+def tutorial_cases():
+    for batch in (1, 64):
+        flops = 2.0 * tutorial.FORWARD * batch
+        make = lambda b=batch: tutorial.forward(b)  # noqa: E731
+        yield Case("Tutorial", f"forward, batch {batch}", flops, make)
+    for batch in (1, 64):
+        flops = 2.0 * tutorial.TRAINING * batch
+        make = lambda b=batch: tutorial.train_step(b)  # noqa: E731
+        yield Case("Tutorial", f"training step, batch {batch}", flops, make, training=True)
 
 
-FORWARD = 274_656  # multiply-adds of a sample
-TRAINING = 3 * FORWARD - 48_600  # the gradient of the images, conv1's dx, is not computed
-
-
-def forward(batch):
-    (x,) = arrays((batch, 1, 32, 32))
-    contenders = {}
-    for name, lib in ((OURS, fastconv), ("PyTorch", torch)):
-        net, images = tutorial_net(lib), lib.from_numpy(x)
-        contenders[name] = lambda net=net, images=images: net(images)
-    return contenders
-
-
-def train_step(batch):
-    """zero_grad, forward, MSELoss, backward, SGD: as the tutorial's loop, eager on both sides."""
-    x, t = arrays((batch, 1, 32, 32), (batch, 10))
-    sides = (
-        (OURS, fastconv, {}),
-        ("PyTorch", torch, {}),
-        ("PyTorch fused", torch, {"fused": True}),
-    )
-    contenders = {}
-    for name, lib, options in sides:
-        net, criterion = tutorial_net(lib), lib.nn.MSELoss()
-        optimizer = lib.optim.SGD(net.parameters(), lr=1e-3, **options)
-        images, target = lib.from_numpy(x), lib.from_numpy(t)
-
-        def step(net=net, criterion=criterion, optimizer=optimizer, images=images, target=target):
-            optimizer.zero_grad()
-            loss = criterion(net(images), target)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        contenders[name] = step
-    return contenders
-
-
-def all_cases():
+def all_cases(threads, cores):
     """Every row, in the order of the tables."""
-    for m, n, k in GEMMS:
-        goal = ("peak", 0.9) if m == n == k == 512 else None
-        name = f"{m}³" if m == n == k else f"{m}×{n}×{k}"
-        yield Case("GEMM", name, 2.0 * m * n * k, lambda s=(m, n, k): gemm(*s), goal)
-    for n in (8, 64):
-        yield Case("GEMM", f"matmul of Tensors, {n}³", 2.0 * n**3, lambda n=n: matmul(n))
-    for layer in LAYERS:
-        goal = ("ratio", 1.0) if layer.R in (1, 7) else None
-        flops = layer.flops()
-        yield Case(
-            "convolution, forward", layer.name, flops, lambda s=layer: conv2d_forward(s), goal
-        )
-    for which in ("input", "weight"):
-        for layer in LAYERS:
-            make = lambda s=layer, w=which: conv2d_backward(s, w)  # noqa: E731
-            group = f"convolution, backward-{which}"
-            yield Case(group, layer.name, layer.flops(), make)
-    for name, (shape, window) in POOLS.items():
-        for direction, make in (("forward", max_pool2d_forward), ("backward", max_pool2d_backward)):
-            make = lambda m=make, s=shape, w=window: m(s, w)  # noqa: E731
-            yield Case("max-pool", f"{name}, {direction}", 0.0, make)
-    for batch in (1, 64):
-        flops = 2.0 * FORWARD * batch
-        yield Case("tutorial", f"forward, batch {batch}", flops, lambda b=batch: forward(b))
-    for batch in (1, 64):
-        goal = ("ratio", 3.0) if batch == 1 else None
-        flops = 2.0 * TRAINING * batch
-        make = lambda b=batch: train_step(b)  # noqa: E731
-        yield Case("tutorial", f"training step, batch {batch}", flops, make, goal, training=True)
+    yield from conv2d_cases(threads)
+    yield from pool_cases()
+    yield from gemm_cases()
+    yield from tutorial_cases()
+    yield from own_cases(cores)

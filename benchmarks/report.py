@@ -1,43 +1,17 @@
 """Rows of results as text for the terminal and as Markdown."""
 
-import datetime
-import os
-import platform
-import re
-from pathlib import Path
-from typing import NamedTuple
-
-OURS = "fastconv"
-WORST = 5  # so many of the lowest ratios are marked
-
-
-class Row(NamedTuple):
-    """One measured case. seconds, percents: by contender; ratio: the best peer's time over ours."""
-
-    group: str
-    name: str
-    seconds: dict[str, float]
-    percents: dict[str, float]
-    peer: str
-    ratio: tuple[float, float, float]
-    goal: tuple[str, float] | None
-
-    def achieved(self):
-        """What the goal is compared with."""
-        return self.ratio[0] if self.goal[0] == "ratio" else self.percents[OURS] / 100
-
-    def met(self):
-        return self.achieved() >= self.goal[1]
+import goals
+import memory
+from goals import MATCHES, OURS, PREPARED
 
 
 def duration(seconds):
     for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
         if seconds * scale >= 1 or unit == "µs":
-            return (
-                f"{seconds * scale:.3g} {unit}"
-                if seconds * scale < 999.5
-                else f"{seconds * scale:.0f} {unit}"
+            digits = (
+                f"{seconds * scale:.3g}" if seconds * scale < 999.5 else f"{seconds * scale:.0f}"
             )
+            return f"{digits} {unit}"
     return ""
 
 
@@ -45,33 +19,8 @@ def size(count):
     return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
 
 
-def goal_text(row):
-    if row.goal is None:
-        return ""
-    kind, value = row.goal
-    wanted = f"≥ {value:g}×" if kind == "ratio" else f"≥ {100 * value:g} % of peak"
-    return f"{wanted}: {'met' if row.met() else 'MISSED'}"
-
-
-def ratio_text(row):
-    middle, low, high = row.ratio
-    return f"{middle:.3g} ({low:.3g} – {high:.3g})"
-
-
-def marks(rows):
-    """By row: what to point out. The WORST lowest ratios below 1.05 are among it."""
-    lowest = sorted(rows, key=lambda row: row.ratio[0])[:WORST]
-    found = {}
-    for row in rows:
-        words = []
-        if row.ratio[0] < 1:
-            words.append("SLOWER")
-        if row in lowest and row.ratio[0] < 1.05:
-            words.append("worst")
-        if row.goal is not None and not row.met():
-            words.append("GOAL MISSED")
-        found[row.group, row.name] = ", ".join(words)
-    return found
+def ratio_text(ratio):
+    return f"{ratio.median:.3g} ({ratio.low:.3g} – {ratio.high:.3g})"
 
 
 def contender_text(row, name):
@@ -81,105 +30,154 @@ def contender_text(row, name):
 
 def text_line(row):
     """One line for the terminal."""
+    ratios = " | ".join(f"{ratio_text(r)} beside {r.peer}" for r in row.ratios.values())
     sides = " | ".join(f"{name} {contender_text(row, name)}" for name in row.seconds)
-    mark = "  <-- slower" if row.ratio[0] < 1 else ""
-    goal = f"  [{goal_text(row)}]" if row.goal else ""
-    return f"{row.name:32} {ratio_text(row):22} {sides}{goal}{mark}"
+    mark = "  <-- slower" if row.slower() else ""
+    return f"{row.name:40} {row.algorithm:9} {ratios} || {sides}{mark}"
 
 
-def table(rows, found):
-    """The Markdown table of one group."""
-    names = list(dict.fromkeys(name for row in rows for name in row.seconds))
-    head = ["", *names, "ratio (quartiles)", "goal", ""]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+def memory_line(use):
+    mark = "" if use.met() else "  <-- too much"
+    return (
+        f"{use.name:44} {use.algorithm:9} {size(use.extra)}, "
+        f"{100 * use.extra / use.images:.0f} % of input and output{mark}"
+    )
+
+
+# ---- Markdown -----------------------------------------------------------------------------------
+
+
+def table(head, lines):
+    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return text + ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def in_order(names):
+    """Without repetition; fastconv's own first."""
+    return sorted(dict.fromkeys(names), key=lambda name: name not in (OURS, PREPARED))
+
+
+def rows_table(rows, missed):
+    """The table of one group; columns that no row of it needs are left out."""
+    names = in_order(name for row in rows for name in row.seconds)
+    matches = [match for match in MATCHES if any(match in row.ratios for row in rows)]
+    algorithms = any(row.algorithm for row in rows)
+    head = ["", *(["algorithm"] * algorithms), *names]
+    head += [f"ratio to {match}" for match in matches] + [""]
+    lines = []
     for row in rows:
-        times = {name: contender_text(row, name) for name in row.seconds}
-        times[row.peer] = f"*{times[row.peer]}*"
-        mark = found[row.group, row.name]
-        cells = [row.name, *(times.get(name, "–") for name in names), ratio_text(row)]
-        cells += [goal_text(row), f"**{mark}**" if mark else ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        fastest = {ratio.peer for ratio in row.ratios.values()}
+        cells = [row.name, *([row.algorithm] * algorithms)]
+        for name in names:
+            text = contender_text(row, name) if name in row.seconds else "–"
+            cells.append(f"*{text}*" if name in fastest else text)
+        cells += [ratio_text(row.ratios[m]) if m in row.ratios else "–" for m in matches]
+        lines.append([*cells, remark(row, missed.get((row.group, row.name), ""))])
+    return table(head, lines)
 
 
-# ---- the machine --------------------------------------------------------------------------------
+def remark(row, failure):
+    """What is to be pointed out: a row that is slower or misses a goal, and what bounds it."""
+    words = ", ".join(word for word in ("SLOWER" if row.slower() else "", failure) if word)
+    why = goals.bound(row) if failure else ""
+    return ": ".join(part for part in (f"**{words}**" if words else "", why) if part)
 
 
-def processor():
-    """The model's name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        return re.search(r"^model name\s*:\s*(.+)$", text, re.M).group(1).strip()
-    except (OSError, AttributeError):
-        return platform.processor() or platform.machine()
+def memory_table(uses):
+    head = ["", "algorithm", "input and output", "plan's workspace", "measured", "part", ""]
+    return table(
+        head,
+        [
+            [
+                use.name,
+                use.algorithm,
+                size(use.images),
+                size(use.planned),
+                size(use.extra),
+                f"{100 * use.extra / use.images:.0f} %",
+                "" if use.met() else "**MISSED**",
+            ]
+            for use in uses
+        ],
+    )
 
 
-def caches():
-    """For example "L1 32K, L2 1024K, L3 32768K", of the first core."""
-    found = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, cache = (
-                (folder / f).read_text().strip() for f in ("level", "type", "size")
-            )
-        except OSError:
-            continue
-        if kind != "Instruction":
-            found[f"L{level}"] = cache
-    return ", ".join(f"{level} {cache}" for level, cache in found.items()) or "unknown"
+def verdicts(rows, uses):
+    found = [goals.verdict(goal, rows) for goal in goals.GOALS]
+    return [v for v in found if v is not None] + ([memory.verdict(uses)] if uses else [])
 
 
-def usable_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def in_short(rows, uses, facts):
+    """The goals, each with what was reached."""
+    fact = dict(facts)
+    words = {True: "met", False: "**MISSED**", None: "–"}
+    found = verdicts(rows, uses)
+    peers = [row for row in rows if any(MATCHES[m].ours in (OURS, PREPARED) for m in row.ratios)]
+    faster = sum(not row.slower() for row in peers)
+    lines = table(
+        ["work", "beside", "goal", "geometric mean", "lowest", ""],
+        [[*v[:-1], words[v.met]] for v in found],
+    )
+    met = sum(v.met is True for v in found)
+    return [
+        f"{fact['processor']}, threads: {fact['threads']}, fastconv {fact['fastconv']}, "
+        f"{fact['date']}. Above 1×, fastconv is faster than the fastest of those beside it.",
+        "",
+        *lines,
+        "",
+        f"Goals met: {met} of {len(found)}. Faster than all that it is compared with in "
+        f"{faster} of {len(peers)} rows.",
+    ]
 
 
 METHOD = """\
 All contenders of a row run in one process, on the same numbers, one after another in rounds of
-alternating order (A B C, C B A, ...), each measurement after a call that does not count, and
-repeated until it lasts a millisecond or more. Times are medians over the rounds. **A ratio is the
+alternating order (A B C, C B A, ...). A measurement is of as many calls as last two milliseconds, after
+as many that do not count and fill the caches again. Times are medians over the rounds. **A ratio is the
 time of the fastest peer (in italics) over fastconv's, taken within each round: above 1, fastconv is
 faster.** Given are its median and its quartiles. The percentage behind a time is the arithmetic of
 the direct method (two operations for each multiply-add) over the time, as a part of the float32
-multiply-add peak that a loop of independent FMAs reached in the same rounds.
+multiply-add peak that a loop of independent FMAs reached in the same rounds; algorithms that need
+fewer multiplications exceed 100 %. Results of the contenders are checked against each other first, to
+0.1 % of the largest number (MNN: 0.5 %; its Winograd on large images is no more precise).
 
-fastconv always runs on contiguous NCHW arrays; PyTorch on NCHW and on channels_last, and the better
-of the two counts. Forward passes: PyTorch in `inference_mode`, fastconv in `no_grad`. Backward
-passes: `torch.ops.aten.convolution_backward` with the output mask of what is asked for, and
-`fastconv.kernels`. PyTorch has oneDNN on. Training steps are eager on both sides; "fused" is
-PyTorch's `SGD(fused=True)`. Results of the contenders are checked against each other first."""
+Like is compared with like. *fastconv* and PyTorch get their weights in each call; *fastconv prepared*
+has transformed them before, as ONNX Runtime, OpenVINO, ncnn and MNN do when a model is loaded. Where
+several ratios belong to a goal, the smallest counts. fastconv always runs on contiguous NCHW arrays,
+with the layout changes it needs in the call; PyTorch on NCHW and on channels_last, and the better of
+the two counts.
+
+The four that load models run a model of one convolution with its bias, in float32, from NCHW to NCHW.
+Copying the input into their memory is not counted: ONNX Runtime (I/O binding) and OpenVINO (bound
+tensors, no CPU pinning) read and write NumPy's memory directly, as does *fastconv prepared* with
+`out=`; ncnn reads it, and keeps its outputs in pools; MNN's input is in its session before, and its
+output stays there. ncnn takes batches of 1 only.
+
+Forward passes: PyTorch in `inference_mode`, fastconv in `no_grad`. Backward passes:
+`torch.ops.aten.convolution_backward` with the output mask of what is asked for, and
+`fastconv.kernels`. Training steps are eager on both sides; "fused" is PyTorch's `SGD(fused=True)`.
+Threads and instruction sets of fastconv are compared with each other in the same way: the settings
+alternate. Extra memory is what a call adds to the memory of a new process beside its result."""
 
 
-def markdown(rows, extras, facts, quick):
-    """RESULTS.md. extras: [(title, {contender: text}, ratio)]; facts: [(name, value)]."""
-    found = marks(rows)
-    slower = [row for row in rows if row.ratio[0] < 1]
-    goals = [row for row in rows if row.goal is not None]
-    missed = [row for row in goals if not row.met()]
-    lines = ["# fastconv beside PyTorch", ""]
-    if quick:
-        lines += ["**A quick run, to check the script: not for quoting.**", ""]
+def markdown(rows, uses, extras, facts, warning="", picture=None):
+    """RESULTS.md. extras: [(title, {contender: text}, ratio)]; facts: [(name, value)]; warning: in
+    what the run was not a whole one; picture: its file's name."""
+    lines = ["# fastconv beside the others", ""]
+    if warning:
+        lines += [f"**{warning}: not for quoting.**", ""]
     lines += [f"- {name}: {value}" for name, value in facts]
     lines += ["", METHOD, "", "## In short", ""]
-    lines.append(f"fastconv is faster in {len(rows) - len(slower)} of {len(rows)} rows.")
-    if slower:
-        worst = sorted(slower, key=lambda row: row.ratio[0])[:WORST]
-        listed = "; ".join(f"{r.group}, {r.name}: {r.ratio[0]:.3g}" for r in worst)
-        lines.append(f"It is slower in {len(slower)}, marked below; the worst: {listed}.")
-    if goals:
-        lines.append(f"Goals met: {len(goals) - len(missed)} of {len(goals)}.")
-    if missed:
-        lines.append(f"Missed: {'; '.join(f'{r.group}, {r.name}' for r in missed)}.")
+    if picture:
+        lines += [f"![Speed of every layer as a part of the processor's peak]({picture})", ""]
+    lines += in_short(rows, uses, facts)
+    missed = goals.failures(rows)
     for group in dict.fromkeys(row.group for row in rows):
-        lines += ["", f"## {group[0].upper()}{group[1:]}", ""]
-        lines += table([row for row in rows if row.group == group], found)
+        lines += ["", f"## {group}", ""]
+        lines += rows_table([row for row in rows if row.group == group], missed)
+    if uses:
+        lines += ["", f"## {memory.GROUP}", "", *memory_table(uses)]
     if extras:
-        names = list(extras[0][1])
-        lines += ["", "## Around it", "", "| | " + " | ".join(names) + " | ratio |"]
-        lines.append("|" + "---|" * (len(names) + 2))
-        for title, values, ratio in extras:
-            lines.append(f"| {title} | {' | '.join(values.values())} | {ratio:.3g} |")
+        cells = [[title, *values.values(), f"{ratio:.3g}"] for title, values, ratio in extras]
+        lines += ["", "## Around it", "", *table(["", *extras[0][1], "ratio"], cells)]
     return "\n".join(lines) + "\n"
-
-
-def today():
-    return datetime.date.today().isoformat()

@@ -10,8 +10,8 @@ import statistics
 import time
 from typing import NamedTuple
 
-SHORTEST = 1e-3  # seconds of one measurement: short calls are repeated until they fill it
-FEWEST_ROUNDS, MOST_ROUNDS = 5, 101
+SHORTEST = 2e-3  # seconds of one measurement: short calls are repeated until they fill it
+MOST_ROUNDS = 101
 
 
 class Spread(NamedTuple):
@@ -68,11 +68,12 @@ def repeats_of(call):
         repeats *= 4
 
 
-def measure(contenders, budget, settle=0.0):
-    """Times of the contenders, a dict of names to calls, for about `budget` seconds.
+def measure(contenders, budget, settle=0.0, fewest=5):
+    """Times of the contenders, a dict of names to calls, for about `budget` seconds, and
+    for `fewest` rounds or more.
 
     Before each measurement: `settle` seconds, in which the idle threads of the contender before it
-    stop spinning, and one call that is not counted.
+    stop spinning, and as many calls that are not counted, which fill the caches again.
     """
     repeats = {name: repeats_of(call) for name, call in contenders.items()}
     rounds = {name: [] for name in contenders}
@@ -83,11 +84,11 @@ def measure(contenders, budget, settle=0.0):
     try:
         end = time.perf_counter() + budget
         for i in range(MOST_ROUNDS):
-            if i >= FEWEST_ROUNDS and time.perf_counter() > end:
+            if i >= fewest and time.perf_counter() > end:
                 break
             for name in order if i % 2 == 0 else reversed(order):
                 time.sleep(settle)
-                contenders[name]()
+                one_measurement(contenders[name], repeats[name])
                 rounds[name].append(one_measurement(contenders[name], repeats[name]))
     finally:
         if collecting:

@@ -88,7 +88,37 @@ CASES = [
     Case((1, 1, 5, 5), 2, (2, 2), stride=4),
     Case((1, 2, 7, 6), 64, (2, 7), stride=2, padding=(2, 3), dilation=(2, 1)),
     Case((2, 24, 8, 15), 16, (3, 3), stride=(2, 1), padding=(1, 2)),
+    # depthwise: strips of whole vectors and of less, odd and even borders, rows nobody reads, any kernel
+    Case((2, 3, 7, 7), 3, (3, 3), padding=1, groups=3),
+    Case((1, 2, 18, 37), 2, (3, 3), padding=1, groups=2),
+    Case((2, 3, 15, 40), 3, (3, 3), stride=2, padding=1, groups=3),
+    Case((1, 2, 14, 71), 2, (3, 3), stride=2, groups=2),
+    Case((1, 2, 9, 34), 2, (3, 3), stride=2, padding=((0, 4), (5, 0)), groups=2),
+    Case((1, 2, 3, 20), 2, (3, 3), padding=4, groups=2),
+    Case((1, 17, 2, 3), 17, (5, 5), padding=2, groups=17),
+    Case((1, 2, 12, 35), 2, (5, 5), stride=2, padding=2, groups=2),
+    Case((1, 2, 11, 18), 2, (7, 7), padding=3, groups=2),
+    Case((1, 2, 13, 36), 2, (7, 7), stride=2, padding=3, groups=2),
+    Case((1, 2, 9, 21), 2, (3, 3), padding=2, dilation=2, groups=2),
+    Case((1, 2, 9, 10), 2, (2, 4), stride=(3, 2), padding=1, dilation=(1, 2), groups=2),
+    Case((1, 1, 90, 150), 1, (3, 3), padding=1),
 ]
+# Direct convolution: rows shorter than a vector, of some vectors and a rest, padding beyond the image
+# and beyond the kernel, filters that fill vectors and those that do not, images in several blocks.
+DIRECT = [
+    Case((3, 1, 6, 33), 7, (3, 3)),
+    Case((1, 6, 15, 15), 16, (3, 3)),
+    Case((1, 3, 5, 32), 32, (3, 3), padding=1),
+    Case((1, 2, 9, 13), 19, (2, 4), padding=((0, 2), (3, 1))),
+    Case((1, 1, 2, 3), 2, (2, 2), padding=4),
+    Case((2, 3, 5, 7), 4, (2, 2), padding=3),
+    Case((1, 9, 3, 2), 33, (3, 1), padding=(1, 0)),
+    Case((1, 8, 60, 44), 3, (5, 5), padding=2),
+    Case((2, 2, 3, 70), 17, (1, 3)),
+    Case((1, 1, 90, 14), 16, (1, 2)),
+    Case((1, 2, 1, 300), 5, (1, 7), padding=(0, 3)),
+]
+CASES += DIRECT
 # The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512; then
 # batches that are cut into pieces, images and weights that do not stay in the cache.
 DEEP = [
@@ -117,20 +147,25 @@ def terms_of(case):
     return C * R * S + 1, K // case.groups * R * S, N * P * Q
 
 
+def summing(case, dtype):
+    """Options by which the three passes add up products: exact on integers, which Winograd is not."""
+    plans = [
+        kernels.conv2d_plan(case.x, case.w, *case.args, which=which, dtype=dtype)
+        for which in ("forward", "backward_input", "backward_weight")
+    ]
+    return [{"algorithm": "gemm"} if p.algorithm == "winograd" else {} for p in plans]
+
+
 @covers("conv2d_forward")
 @cases
 def test_forward(isa, dtype, rng, case):
     x, w, b, _ = case.arrays(rng, dtype)
     size = ref.conv2d_forward(abs(x), abs(w), abs(b), *case.args)
     bound = ref.product_bound(size, terms_of(case)[0], dtype)
-    check(
-        kernels.conv2d_forward(x, w, b, *case.args), ref.conv2d_forward(x, w, b, *case.args), bound
-    )
-    check(
-        kernels.conv2d_forward(x, w, None, *case.args),
-        ref.conv2d_forward(x, w, None, *case.args),
-        bound,
-    )
+    options, _, _ = summing(case, dtype)
+    for bias in (b, None):
+        expected = ref.conv2d_forward(x, w, bias, *case.args)
+        check(kernels.conv2d_forward(x, w, bias, *case.args, **options), expected, bound)
 
 
 @covers("conv2d_backward_input")
@@ -138,8 +173,9 @@ def test_forward(isa, dtype, rng, case):
 def test_backward_input(isa, dtype, rng, case):
     _, w, _, dy = case.arrays(rng, dtype)
     size = ref.conv2d_backward_input(abs(dy), abs(w), case.size, *case.args)
+    _, options, _ = summing(case, dtype)
     check(
-        kernels.conv2d_backward_input(dy, w, case.x, *case.args),
+        kernels.conv2d_backward_input(dy, w, case.x, *case.args, **options),
         ref.conv2d_backward_input(dy, w, case.size, *case.args),
         ref.product_bound(size, terms_of(case)[1], dtype),
     )
@@ -150,29 +186,21 @@ def test_backward_input(isa, dtype, rng, case):
 def test_backward_weight(isa, dtype, rng, case):
     x, _, _, dy = case.arrays(rng, dtype)
     given = case.kernel, *case.args
-    results = kernels.conv2d_backward_weight(dy, x, *given)
+    _, _, options = summing(case, dtype)
+    results = kernels.conv2d_backward_weight(dy, x, *given, **options)
     sizes = ref.conv2d_backward_weight(abs(dy), abs(x), *given)
     expected = ref.conv2d_backward_weight(dy, x, *given)
     for name, d, e, size in zip(("dw", "db"), results, expected, sizes, strict=True):
         check(d, e, ref.product_bound(size, terms_of(case)[2], dtype), name)
-    dw, db = kernels.conv2d_backward_weight(dy, x, *given, bias=False)
+    dw, db = kernels.conv2d_backward_weight(dy, x, *given, bias=False, **options)
     assert db is None
     check(dw, expected[0], ref.product_bound(sizes[0], terms_of(case)[2], dtype))
-
-
-def exact(case, dtype):
-    """Options by which the three passes are exact on integers: Winograd is not."""
-    plans = [
-        kernels.conv2d_plan(case.x, case.w, *case.args, which=which, dtype=dtype)
-        for which in ("forward", "backward_input", "backward_weight")
-    ]
-    return [{"algorithm": "gemm"} if p.algorithm == "winograd" else {} for p in plans]
 
 
 @cases
 def test_integers_are_exact_and_nothing_else_is_written(isa, dtype, rng, case):
     x, w, b, dy = case.arrays(rng, dtype, integers)
-    forward, backward_input, backward_weight = exact(case, dtype)
+    forward, backward_input, backward_weight = summing(case, dtype)
     with guarded(case.y, dtype) as out:
         assert kernels.conv2d_forward(x, w, b, *case.args, **forward, out=out) is out
         check(out, ref.conv2d_forward(x, w, b, *case.args))
@@ -184,6 +212,63 @@ def test_integers_are_exact_and_nothing_else_is_written(isa, dtype, rng, case):
     expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
     for d, e in zip(results, expected, strict=True):
         check(d, e)
+
+
+@pytest.mark.parametrize("case", CASES[:4] + DIRECT, ids=str)
+@pytest.mark.parametrize("awkward", [np.asarray, *AWKWARD])
+def test_direct(isa, dtype, rng, case, awkward):
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    ax, aw, ab, ady = map(awkward, (x, w, b, dy))
+    expected = ref.conv2d_forward(x, w, b, *case.args)
+    with guarded(case.y, dtype) as out:
+        check(kernels.conv2d_forward(ax, aw, ab, *case.args, out=out, algorithm="direct"), expected)
+    expected = ref.conv2d_backward_input(dy, w, case.size, *case.args)
+    with guarded(case.x, dtype) as out:
+        check(
+            kernels.conv2d_backward_input(ady, aw, case.x, *case.args, out=out, algorithm="direct"),
+            expected,
+        )
+    dw, _ = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, algorithm="direct")
+    check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+
+
+def test_direct_refuses_what_it_cannot_do(rng):
+    x, w = normal(rng, (1, 2, 6, 6), np.float32), normal(rng, (2, 2, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="direct"):
+        kernels.conv2d_forward(x, w, None, 2, algorithm="direct")
+    with pytest.raises(ValueError, match="direct"):
+        kernels.conv2d_forward(x, w, None, 1, 0, 2, algorithm="direct")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.groups == c.K == c.x[1]], ids=str)
+def test_depthwise(isa, dtype, rng, case):
+    """Each kernel and stride; the images of a batch that lie apart, and rows that do."""
+    x, w, b, dy = case.arrays(rng, dtype, integers)
+    asked = {"algorithm": "depthwise"}
+    for lay in (np.array, *AWKWARD):
+        ax, ady = lay(x), lay(dy)
+        y = kernels.conv2d_forward(ax, w, b, *case.args, **asked)
+        check(y, ref.conv2d_forward(x, w, b, *case.args))
+        dx = kernels.conv2d_backward_input(ady, w, case.size, *case.args, **asked)
+        check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))
+        dw, _ = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, **asked)
+        check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 0), (5, 2, 2), (7, 1, 0)])
+def test_depthwise_invents_no_products(isa, dtype, rng, kernel, stride, padding, value):
+    """A NaN or infinity reaches what saw it, and nothing else, wherever it is."""
+    case = Case((1, 2, 12, 37), 2, (kernel, kernel), stride, padding, groups=2)
+    asked = {"algorithm": "depthwise"}
+    for place in ((0, 0), (0, -1), (-1, 0), (5, 20), (6, 15), (-1, -1)):
+        x, w, _, dy = (np.where(a == 0, 1, a) for a in case.arrays(rng, dtype, integers))
+        x[0, 0][place] = value
+        with np.errstate(invalid="ignore"):
+            y = kernels.conv2d_forward(x, w, None, *case.args, **asked)
+            check(y, ref.conv2d_forward(x, w, None, *case.args))
+            dw, _ = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **asked)
+            check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
 
 
 @covers("im2col", "col2im")
@@ -212,7 +297,7 @@ def test_im2col_and_col2im(isa, dtype, rng, case):
 def test_the_three_passes_are_adjoint(isa, dtype, rng, case):
     """<conv x, dy> = <x, dx> = <w, dw>, and <b, db> for the bias: exact on integers."""
     x, w, b, dy = case.arrays(rng, dtype, integers)
-    forward, backward_input, backward_weight = exact(case, dtype)
+    forward, backward_input, backward_weight = summing(case, dtype)
     y = kernels.conv2d_forward(x, w, None, *case.args, **forward)
     dx = kernels.conv2d_backward_input(dy, w, case.x, *case.args, **backward_input)
     dw, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **backward_weight)

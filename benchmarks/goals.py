@@ -1,0 +1,181 @@
+"""What fastconv is compared with, what it has promised, and what is known to stand in the way."""
+
+import math
+import re
+from typing import NamedTuple
+
+OURS, PREPARED = "fastconv", "fastconv prepared"
+
+
+class Match(NamedTuple):
+    """A ratio: the time of the fastest of `peers` over that of `ours`."""
+
+    ours: str
+    peers: tuple[str, ...]
+
+
+# Like beside like: who transforms the weights in the call, and who has done it before.
+MATCHES = {
+    "PyTorch": Match(OURS, ("PyTorch", "PyTorch channels_last", "PyTorch fused")),
+    "ORT, OpenVINO": Match(PREPARED, ("ONNX Runtime", "OpenVINO")),
+    "ncnn, MNN": Match(PREPARED, ("ncnn", "MNN")),
+    "MKL, OpenBLAS": Match(OURS, ("MKL (torch.mm)", "OpenBLAS (NumPy)")),
+    "1 thread": Match("2 threads", ("1 thread",)),
+    "x86_v4": Match("x86_v3", ("x86_v4",)),
+}
+
+
+class Ratio(NamedTuple):
+    """Above 1, fastconv is faster. The median over the rounds, and the quartiles."""
+
+    peer: str
+    median: float
+    low: float
+    high: float
+
+
+class Row(NamedTuple):
+    """One measured case. seconds, percents of peak: by contender; ratios: by match."""
+
+    group: str
+    name: str
+    algorithm: str
+    seconds: dict[str, float]
+    percents: dict[str, float]
+    ratios: dict[str, Ratio]
+
+    def slower(self):
+        """Than a peer; not than fastconv itself with other settings."""
+        return any(
+            ratio.median < 1
+            for match, ratio in self.ratios.items()
+            if MATCHES[match].ours in (OURS, PREPARED)
+        )
+
+
+class Goal(NamedTuple):
+    """For the rows of `group` whose names match `only`.
+
+    against: the matches of which the smallest ratio counts, row by row. At least `mean` as their
+    geometric mean, at least `worst` in each row. Without `against`, `worst` is a part of the peak.
+    """
+
+    work: str
+    group: str
+    against: tuple[str, ...]
+    mean: float | None = None
+    worst: float | None = None
+    only: str = ""
+
+    def covers(self, row):
+        return row.group == self.group and re.search(self.only, row.name) is not None
+
+    def value(self, row):
+        """What is compared with `worst`; None when a contender was not there."""
+        if not self.against:
+            return row.percents[OURS] / 100
+        ratios = [row.ratios.get(match) for match in self.against]
+        return None if None in ratios else min(ratio.median for ratio in ratios)
+
+
+FOUR = ("PyTorch", "ORT, OpenVINO")
+BOTH = ("PyTorch",)
+GOALS = [
+    Goal("3×3 stride 1, forward", "3×3 stride 1, forward", FOUR, 2.5, 1.2),
+    Goal("3×3 stride 1, forward, prepared", "3×3 stride 1, forward", ("ncnn, MNN",), 1.15, 0.95),
+    Goal("3×3 stride 1, backward-input", "3×3 stride 1, backward", BOTH, 2.5, only="input$"),
+    Goal("3×3 stride 1, backward-weight", "3×3 stride 1, backward", BOTH, 2.0, only="weight$"),
+    Goal("1×1, 7×7 and strided, forward", "1×1, 7×7 and strided, forward", FOUR, 1.1, 0.95),
+    Goal("1×1, 7×7 and strided, backward", "1×1, 7×7 and strided, backward", BOTH, 1.4, 1.0),
+    Goal("C = 1, 3, 6, forward", "First layers, forward", FOUR, 1.5),
+    Goal(
+        "C = 1, 3, 6, backward-weight; C = 6, backward-input",
+        "First layers, backward",
+        BOTH,
+        2.5,
+        only="weight$|conv2.*input$",
+    ),
+    Goal("depthwise, forward", "Depthwise 3×3, forward", FOUR, 1.3),
+    Goal("depthwise, backward", "Depthwise 3×3, backward", BOTH, 2.0),
+    Goal("pooling", "Pooling", BOTH, 3.0),
+    Goal("GEMM", "GEMM", ("MKL, OpenBLAS",), 1.1, 0.97, only=r"^\d"),
+    Goal("GEMM, 512³ and above", "GEMM", (), worst=0.95, only=r"^(512|1024|2048)³"),
+    Goal("training step, batch 1", "Tutorial", BOTH, worst=3.0, only="step, batch 1$"),
+    Goal("2 threads, layers over 1 ms", "2 threads against 1", ("1 thread",), worst=1.8),
+    Goal("AVX2 on an AVX-512 machine", "x86_v3 against x86_v4", ("x86_v4",), worst=0.85),
+]
+
+# What bounds a row, or with None every row of a group, that misses its goal: shown beside it.
+BOUNDS: dict[tuple[str, str | None], str] = {}
+
+
+def bound(row):
+    return BOUNDS.get((row.group, row.name)) or BOUNDS.get((row.group, None), "")
+
+
+class Verdict(NamedTuple):
+    """A goal and what was reached, as text; met: None when it was not measured."""
+
+    work: str
+    beside: str
+    goal: str
+    mean: str
+    worst: str
+    met: bool | None
+
+
+def geometric_mean(values):
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def reached(goal, rows):
+    """The rows that a goal covers with their values, and the geometric mean; None if unmeasured."""
+    covered = [(row, goal.value(row)) for row in rows if goal.covers(row)]
+    if not covered or any(value is None for _, value in covered):
+        return covered, None
+    return covered, geometric_mean([value for _, value in covered])
+
+
+def failure(goal, row, mean):
+    """In words, how a row takes part in missing a goal; mean is that of all its rows."""
+    value = goal.value(row)
+    if value is not None and goal.worst is not None and value < goal.worst:
+        limit = f"{goal.worst:g}×" if goal.against else f"{100 * goal.worst:g} % of the peak"
+        return f"MISSED: under {limit}"
+    if mean is not None and goal.mean is not None and mean < goal.mean and value < goal.mean:
+        return f"under the mean of {goal.mean:g}×"
+    return ""
+
+
+def verdict(goal, rows):
+    """None if no row is covered."""
+    covered, mean = reached(goal, rows)
+    if not covered:
+        return None
+    show = (lambda v: f"{v:.3g}×") if goal.against else (lambda v: f"{100 * v:.0f} %")
+    wanted = [f"{goal.mean:g}× on average"] if goal.mean is not None else []
+    if goal.worst is not None:
+        wanted.append(
+            f"none under {goal.worst:g}×"
+            if goal.against
+            else f"{100 * goal.worst:g} % of the peak or more"
+        )
+    beside = ", ".join(goal.against) or "the processor"
+    text = goal.work, beside, ", ".join(wanted)
+    if mean is None:
+        return Verdict(*text, "not measured", "", None)
+    row, lowest = min(covered, key=lambda pair: pair[1])
+    met = (goal.mean is None or mean >= goal.mean) and (goal.worst is None or lowest >= goal.worst)
+    return Verdict(*text, show(mean), f"{show(lowest)} ({row.name})", met)
+
+
+def failures(rows):
+    """By group and name of a row: what it misses, and why where that is known."""
+    found = {}
+    for goal in GOALS:
+        covered, mean = reached(goal, rows)
+        for row, _ in covered:
+            words = failure(goal, row, mean)
+            if words:
+                found.setdefault((row.group, row.name), []).append(words)
+    return {place: ", ".join(dict.fromkeys(words)) for place, words in found.items()}
