@@ -98,6 +98,7 @@ def draw(found):
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "fastconv"
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex="col", layout="constrained")
@@ -105,10 +106,11 @@ def draw(found):
         above.set_title(NETWORKS[name][0])
         for run, colour, width in zip(RUNS, COLOURS, (3, 1, 1), strict=True):
             losses = np.array(results[run]["losses"])
-            above.plot(smooth(losses), label=run, color=colour, linewidth=width)
+            steps = np.arange(0, len(losses), 5)
+            above.plot(steps, smooth(losses)[::5], label=run, color=colour, linewidth=width)
             if run != "gemm":
-                distance = smooth(abs(losses - results["gemm"]["losses"]))
-                below.plot(np.maximum(distance, 1e-9), color=colour, linewidth=width)
+                distance = smooth(abs(losses - results["gemm"]["losses"]))[::5]
+                below.plot(steps, np.maximum(distance, 1e-9), color=colour, linewidth=width)
         above.set_ylabel("loss")
         above.legend()
         below.set_ylabel("|difference| from gemm")

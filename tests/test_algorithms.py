@@ -258,7 +258,7 @@ def test_the_bound_of_winograd(dtype, case):
 @cases
 def test_errors_are_small_on_average(dtype, case):
     """The bounds leave room for the worst. The root of the mean square of all errors does not:
-    that of a sum of n terms one after the other is about 0.08 n eps, of N(0,1) times N(0,1)."""
+    that of a sum of n terms one after the other is about 0.1 n eps, of N(0,1) times N(0,1)."""
     for which in PASSES:
         arrays, wanted, bound = expected(ALL.index(case), dtype, "normal", which)
         ones = run(case, which, [np.ones_like(a, float) for a in arrays], "gemm")
@@ -608,19 +608,20 @@ for dtype in ("float32", "float64"):
 
 @pytest.mark.parametrize(
     "algorithm,taken",
-    [
-        ("", "winograd gemm direct gemm"),
-        ("auto", "winograd gemm direct gemm"),
+    [  # 3x3 and 5x5 in float32, in float64; *: what auto takes but Winograd
+        ("", "winograd * * *"),
+        ("auto", "winograd * * *"),
         ("gemm", "gemm gemm gemm gemm"),
-        ("winograd", "winograd gemm winograd gemm"),
+        ("winograd", "winograd * winograd *"),
     ],
 )
 def test_the_environment_chooses(algorithm, taken):
     result = run_python("-c", PROGRAM, FASTCONV_ALGORITHM=algorithm)
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert " ".join(line[2] for line in lines) == taken
-    assert all(line[3] == "True" for line in lines)
+    for (*_, name, same), wanted in zip(lines, taken.split(), strict=True):
+        assert name == wanted or (wanted == "*" and name != "winograd"), lines
+        assert same == "True", lines
 
 
 def test_the_environment_with_a_wrong_name():

@@ -13,7 +13,7 @@ from helpers import (
     unaligned,
 )
 
-WITH_OUT = [e.name for e in examples(np.float32) if e.out]
+WITH_OUT = [e.title for e in examples(np.float32) if e.out]
 REFUSALS = (TypeError, ValueError)
 names = pytest.mark.parametrize("name", NAMES)
 
@@ -50,7 +50,7 @@ def test_not_an_array(name, wrong):
     optional = {("gemm", 2), ("linear_forward", 2), ("conv2d_forward", 2), ("nll_loss_forward", 2)}
     optional |= {("nll_loss_backward", 3), ("conv2d_forward by winograd", 2)}
     for i in range(len(e.arrays)):
-        if wrong is None and (name, i) in optional:
+        if wrong is None and (e.name, i) in optional:
             continue
         arrays = list(e.arrays)
         arrays[i] = wrong
