@@ -118,7 +118,25 @@ DIRECT = [
     Case((1, 1, 90, 14), 16, (1, 2)),
     Case((1, 2, 1, 300), 5, (1, 7), padding=(0, 3)),
 ]
-CASES += DIRECT
+# Strided or dilated, forward only: odd sizes, borders of one side, padding beyond the image, steps beyond the kernel,
+# phases of rows without taps, output rows of less than a vector and of some, channels that make blocks of few rows.
+STRIDED = [
+    Case((2, 3, 11, 67), 7, (3, 3), stride=2, padding=1),
+    Case((1, 3, 40, 37), 13, (7, 7), stride=2, padding=3),
+    Case((1, 5, 9, 35), 6, (1, 1), stride=2),
+    Case((1, 2, 8, 71), 3, (3, 4), stride=(1, 2), padding=((0, 3), (2, 0))),
+    Case((1, 2, 9, 70), 3, (3, 2), stride=(2, 1), padding=((1, 0), (0, 5))),
+    Case((2, 1, 2, 3), 2, (3, 3), stride=2, padding=9),
+    Case((1, 2, 3, 2), 5, (2, 2), stride=2, padding=(0, 40)),
+    Case((1, 3, 13, 52), 4, (2, 2), stride=3),
+    Case((1, 2, 14, 41), 4, (5, 5), stride=3, padding=2),
+    Case((1, 2, 12, 40), 3, (3, 3), padding=2, dilation=2),
+    Case((1, 2, 15, 44), 3, (3, 3), stride=2, padding=((3, 0), (1, 4)), dilation=(2, 3)),
+    Case((1, 1, 14, 36), 2, (3, 2), stride=4, dilation=(3, 2), padding=(2, 1)),
+    Case((1, 150, 30, 60), 7, (3, 3), stride=2, padding=1),
+    Case((1, 3, 66, 1), 4, (5, 1), stride=2, padding=(2, 0)),
+]
+CASES += DIRECT + STRIDED
 # The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512; then
 # batches that are cut into pieces, images and weights that do not stay in the cache.
 DEEP = [
@@ -232,12 +250,27 @@ def test_direct(isa, dtype, rng, case, awkward):
     check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
 
 
+@pytest.mark.parametrize("case", STRIDED, ids=str)
+@pytest.mark.parametrize("awkward", [np.asarray, *AWKWARD])
+def test_direct_strided(isa, dtype, rng, case, awkward):
+    arrays = case.arrays(rng, dtype, integers)[:3]
+    with guarded(case.y, dtype) as out:
+        options = {"out": out, "algorithm": "direct"}
+        kernels.conv2d_forward(*map(awkward, arrays), *case.args, **options)
+        check(out, ref.conv2d_forward(*arrays, *case.args))
+
+
 def test_direct_refuses_what_it_cannot_do(rng):
     x, w = normal(rng, (1, 2, 6, 6), np.float32), normal(rng, (2, 2, 3, 3), np.float32)
+    dy = normal(rng, (1, 2, 2, 2), np.float32)
+    for steps in ((2, 0, 1), (1, 0, 2)):  # stride and dilation, of gradients
+        with pytest.raises(ValueError, match="direct"):
+            kernels.conv2d_backward_input(dy, w, x.shape, *steps, algorithm="direct")
+        with pytest.raises(ValueError, match="direct"):
+            kernels.conv2d_backward_weight(dy, x, (3, 3), *steps, algorithm="direct")
+    halves = normal(rng, (2, 1, 3, 3), np.float32)
     with pytest.raises(ValueError, match="direct"):
-        kernels.conv2d_forward(x, w, None, 2, algorithm="direct")
-    with pytest.raises(ValueError, match="direct"):
-        kernels.conv2d_forward(x, w, None, 1, 0, 2, algorithm="direct")
+        kernels.conv2d_forward(x, halves, None, 2, groups=2, algorithm="direct")
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.groups == c.K == c.x[1]], ids=str)

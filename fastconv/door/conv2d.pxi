@@ -91,7 +91,7 @@ cdef int64_t check_groups(object groups, int64_t channels, int64_t filters, int6
 ALGORITHMS = ("auto", "gemm", "winograd", "direct", "depthwise")  # in the order of fc_algorithm
 cdef dict WANTED_BY = {
     "winograd": "a 3x3 kernel with stride 1 and dilation 1 and one group",
-    "direct": "a kernel with stride 1 and dilation 1, one group and few channels",
+    "direct": "one group and few channels, and for a gradient stride 1 and dilation 1",
     "depthwise": "groups equal to both channel counts",
 }
 DEFAULT_ALGORITHM = os.environ.get("FASTCONV_ALGORITHM") or "auto"
