@@ -134,15 +134,20 @@ cdef int refuse_giant(const geometry *g, int64_t K, int64_t groups) except -1:
     return 0
 
 
-cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, int64_t groups, fc_pass which,
-                   object algorithm, int type_number) except -1:
-    """What the arguments of all convolutions begin with. An algorithm that cannot compute this one raises ValueError;
-    FASTCONV_ALGORITHM replaces "auto" where it can."""
+cdef int fill_shape(conv2d_plan_args *shape, const geometry *g, int64_t K, int64_t groups, fc_pass which) except -1:
+    """What the arguments of all convolutions begin with, for any algorithm."""
     shape.N, shape.C, shape.H, shape.W, shape.R, shape.S, shape.P, shape.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
     shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
     shape.dilation_h, shape.dilation_w, shape.K, shape.groups = g.dilation_h, g.dilation_w, K, groups
     shape.algorithm, shape.prepared, shape.which = FC_AUTO, 0, which
-    refuse_giant(g, K, groups)
+    return refuse_giant(g, K, groups)
+
+
+cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, int64_t groups, fc_pass which,
+                         object algorithm, int type_number) except -1:
+    """fill_shape, with an algorithm. One that cannot compute this convolution raises ValueError; FASTCONV_ALGORITHM
+    replaces "auto" where it can."""
+    fill_shape(shape, g, K, groups, which)
     name = DEFAULT_ALGORITHM if algorithm == "auto" else algorithm
     if name == "auto":
         return 0
@@ -290,7 +295,7 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     if prepared is None:
         set_convolution(&shape, &g, K, count, FC_FORWARD, algorithm, type_of(input))
     else:
-        set_convolution(&shape, &g, K, count, FC_FORWARD, "gemm", type_of(input))
+        fill_shape(&shape, &g, K, count, FC_FORWARD)
         prepared.apply(&shape, algorithm)
     memcpy(&args, &shape, SHAPE_BYTES)
     element_strides(input, args.x_strides)
