@@ -62,7 +62,7 @@ def compiler_flags():
     if os.environ.get("FASTCONV_SANITIZE") == "1":
         return (
             flags
-            + ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+            + ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
             ["-fsanitize=address,undefined"],
         )
     return [*flags, "-g0"], []  # without debugging information a wheel is under a megabyte

@@ -221,6 +221,27 @@ def test_nothing_in_the_batch_or_no_channels(isa, dtype, shape):
         check(kernels.col2im(cols, (5, 6), 2), np.zeros(shape))
 
 
+@pytest.mark.parametrize("channels, filters, groups", [(1, 6, 1), (8, 8, 8), (40, 40, 1)])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_weight_gradients_of_an_empty_batch_of_large_images(
+    isa, dtype, channels, filters, groups, kernel
+):
+    """Zeros are written, whatever lay in the memory before."""
+    size = 32
+    x = np.ones((0, channels, size, size), dtype)
+    dy = np.ones((0, filters, size - kernel + 1, size - kernel + 1), dtype)
+    w = np.ones((filters, channels // groups, kernel, kernel), dtype)
+    for algorithm in ("auto", "gemm", "winograd", "direct", "depthwise"):
+        used = [np.full_like(w, 7) for _ in range(8)]
+        del used  # such memory is what the next array gets
+        with contextlib.suppress(ValueError):  # not every algorithm can do every convolution
+            dw, db = kernels.conv2d_backward_weight(
+                dy, x, kernel, groups=groups, algorithm=algorithm
+            )
+            check(dw, np.zeros(w.shape))
+            check(db, np.zeros(filters))
+
+
 @pytest.mark.parametrize("far", [1000, 2**31 - 1])
 def test_far_padding_and_dilation_that_leave_one_tap(quick_and_small, isa, dtype, far):
     """3 x 3 with dilation and padding `far`: all taps but the middle one lie outside the input."""
