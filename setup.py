@@ -37,7 +37,7 @@ def read_kernel_list():
 
 
 def write_declarations(path):
-    """Tell Cython what fastconv.h says of each kernel: declarations only, read from the one list."""
+    """Tell Cython what fastconv.h says of each kernel, and the door what fields it has: read from the one list."""
     lines = [
         'cdef extern from "fastconv.h" nogil:',
         "    enum: FC_MAX_DIMS",
@@ -50,6 +50,13 @@ def write_declarations(path):
         lines += [
             f"        {CYTHON_TYPES[kind].format(field, length)}" for kind, field, length in fields
         ]
+    lines.append("cdef dict LISTED_FIELDS = {")
+    for name, fields in kernels:
+        entries = ", ".join(
+            f'("{kind}", "{field}", {length or 1})' for kind, field, length in fields
+        )
+        lines.append(f'    "{name}": ({entries},),')
+    lines.append("}")
     text = "\n".join(lines) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
@@ -78,7 +85,11 @@ kernels = Extension(
         *map(str, [*Path("src").rglob("*.h"), *Path("src").rglob("*.inc")]),
     ],
     include_dirs=["src", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("_GNU_SOURCE", None)],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+        ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),  # of PyDataMem_SetHandler
+        ("_GNU_SOURCE", None),
+    ],
     extra_compile_args=compile_flags,
     extra_link_args=["-pthread", *link_flags],
 )

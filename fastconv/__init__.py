@@ -32,6 +32,7 @@ from fastconv.autograd import (
     no_grad,
     set_grad_enabled,
 )
+from fastconv.compiler import compile
 from fastconv.creation import (
     allclose,
     arange,

@@ -430,6 +430,7 @@ class Tensor:
             raise RuntimeError(
                 "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
             )
+        kernels.not_recorded(".numpy()")
         return self._array
 
     def __array__(self, dtype=None, copy=None):
@@ -444,9 +445,11 @@ class Tensor:
             raise RuntimeError(
                 f"a Tensor with {self._array.size} elements cannot be converted to Scalar"
             )
+        kernels.not_recorded(".item()")
         return self._array.item()
 
     def tolist(self):
+        kernels.not_recorded(".tolist()")
         return self._array.tolist()
 
     def backward(self, gradient=None, retain_graph=False, create_graph=False):
@@ -467,7 +470,7 @@ class Tensor:
                     f"grad can be implicitly created only for scalar outputs; pass backward() a gradient of shape "
                     f"{tuple(self._array.shape)}"
                 )
-            array = np.empty_like(self._array)
+            array = kernels.empty_array(self._array.shape, self._array.dtype)
             kernels.fill(array, 1)
         else:
             array = gradient._array if isinstance(gradient, Tensor) else gradient
@@ -493,6 +496,7 @@ class Tensor:
             raise RuntimeError(
                 f"{kind} of a Tensor with {self._array.size} elements is ambiguous or impossible"
             )
+        kernels.not_recorded(kind)
         return self._array.item()
 
     def __bool__(self):

@@ -68,7 +68,7 @@ def _shape(sizes):
 
 def _filled(shape, value, dtype, requires_grad):
     dtype = np.dtype(dtype or np.float32)
-    array = np.empty(shape, dtype)
+    array = kernels.empty_array(shape, dtype)
     if dtype.kind == "f":
         kernels.fill(array, value)
     else:

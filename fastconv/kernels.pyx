@@ -53,6 +53,7 @@ cdef inline int64_t larger(int64_t a, int64_t b) noexcept nogil:
 
 
 include "door/threads.pxi"
+include "door/recording.pxi"
 include "door/arrays.pxi"
 include "door/gemm.pxi"
 include "door/conv2d.pxi"
@@ -62,3 +63,4 @@ include "door/reduce.pxi"
 include "door/loss.pxi"
 include "door/optimizer.pxi"
 include "door/random.pxi"
+include "door/replay.pxi"

@@ -38,6 +38,7 @@ class Generator:
         self._bits.state, self._seed, self._spare = state["bits"], state["seed"], state["spare"]
 
     def words(self, count):
+        kernels.not_recorded("drawing random numbers")
         return self._bits.random_raw(count).astype(np.uint32)
 
 

@@ -78,6 +78,18 @@ const char *fc_current_isa(void);
 /* Run one kernel of the current row. */
 int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args);
 
+/* ---- recorded calls (replay.c) ------------------------------------------------------------------- */
+
+typedef struct fc_call {
+    fc_dtype dtype;
+    fc_kernel_id kernel;
+    const void *args;
+} fc_call;
+
+/* Run the calls in their order, up to the first that fails, whose status is returned. stamps (count + 1) get the ticks before
+ * the first call and after each. */
+int fc_replay(const fc_call *calls, int64_t count, int64_t *stamps, double *nanoseconds_per_tick);
+
 /* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */
 
 #define FC_MAX_THREADS   256

@@ -52,9 +52,10 @@ def test_adam(isa, dtype, rng, shape, weight_decay):
         for step in (1, 2, 3, 1000):
             g = normal(rng, shape, dtype)
             before, given = p.astype(float), g.copy()
-            options = {**ADAM, "weight_decay": weight_decay, "step": step}
-            expected = ref.adam_step(p, g, m, v, **options)
-            kernels.adam_step(p, g, m, v, **options)
+            options, count = {**ADAM, "weight_decay": weight_decay}, np.array(step - 1)
+            expected = ref.adam_step(p, g, m, v, step=step, **options)
+            kernels.adam_step(p, g, m, v, count, **options)
+            assert count == step
             check(p, expected[0], bound(before, 1, dtype=dtype))
             check(m, expected[1], bound(before, g, m, dtype=dtype))
             check(v, expected[2], bound((abs(before) + abs(g)) ** 2, v, dtype=dtype))
@@ -67,7 +68,7 @@ def test_steps_that_meet_nan_and_inf(isa, dtype):
     kernels.sgd_step(p, g, None, lr=0.5, first=True, **SGD_DEFAULTS)
     check(p, [np.nan, -np.inf, 3, np.nan])
     p, m, v = np.array([1, 2, 3, np.nan], dtype), np.zeros(4, dtype), np.zeros(4, dtype)
-    kernels.adam_step(p, g, m, v, **ADAM, weight_decay=0, step=1)
+    kernels.adam_step(p, g, m, v, np.array(0), **ADAM, weight_decay=0)
     assert np.isnan(p[[0, 1, 3]]).all() and p[2] == 3
 
 
@@ -90,7 +91,7 @@ def test_awkward_parameter(isa, dtype, rng, awkward):
             ref.sgd_step(p, g, None, lr=0.1)[0],
         ),
         (
-            lambda: kernels.adam_step(given, g, p * 0, p * 0, **ADAM, weight_decay=0, step=1),
+            lambda: kernels.adam_step(given, g, p * 0, p * 0, np.array(0), **ADAM, weight_decay=0),
             None,
         ),
     ):
@@ -122,12 +123,17 @@ def test_steps_refuse_what_does_not_fit(dtype):
     ):
         with pytest.raises(error):
             kernels.sgd_step(*given, **options)
-    adam = {**ADAM, "weight_decay": 0, "step": 1}
-    for given, options, error in (
-        ((p, p.copy(), p.copy(), p[:3].copy()), adam, ValueError),
-        ((p, p.copy(), p.copy(), other), adam, TypeError),
-        ((p, p.copy(), p.copy(), None), adam, TypeError),
-        ((p, p.copy(), p.copy(), p.copy()), {**adam, "step": 0}, ValueError),
+    read_only = np.array(0)
+    read_only.flags.writeable = False
+    for given, error in (
+        ((p, p.copy(), p.copy(), p[:3].copy(), np.array(0)), ValueError),
+        ((p, p.copy(), p.copy(), other, np.array(0)), TypeError),
+        ((p, p.copy(), p.copy(), None, np.array(0)), TypeError),
+        ((p, p.copy(), p.copy(), p.copy(), np.array(-1)), ValueError),
+        ((p, p.copy(), p.copy(), p.copy(), read_only), ValueError),
+        ((p, p.copy(), p.copy(), p.copy(), np.array([0])), TypeError),
+        ((p, p.copy(), p.copy(), p.copy(), np.array(0.0)), TypeError),
+        ((p, p.copy(), p.copy(), p.copy(), 0), TypeError),
     ):
         with pytest.raises(error):
-            kernels.adam_step(*given, **options)
+            kernels.adam_step(*given, **ADAM, weight_decay=0)

@@ -29,6 +29,7 @@ FLOORS = {
     "fastconv.data": 3,
     "fastconv.io": 3,
     "fastconv.utils": 3,
+    "fastconv.compiler": 4,
     "fastconv.models": 4,
     "fastconv.summary": 4,
     "fastconv.cli": 5,

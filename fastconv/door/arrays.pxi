@@ -7,6 +7,8 @@ cdef int run(int type_number, fc_kernel_id kernel, const void *args) except -1:
     """Run one kernel of the current row, without the GIL."""
     cdef int status
     cdef fc_dtype dtype = FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64
+    if open_recording is not None:
+        open_recording.note(dtype, kernel, args)
     with nogil:
         status = fc_run(dtype, kernel, args)
     if status == FC_BAD_INDEX:
@@ -34,7 +36,10 @@ cdef cnp.ndarray plain_array(object x, str name):
         array = array.astype(array.dtype.newbyteorder("="))
     for d in range(array.ndim):
         if array.strides[d] % array.itemsize:
-            return array.copy()
+            array = array.copy()
+            break
+    if open_recording is not None:
+        open_recording.see(array)
     return array
 
 
@@ -52,7 +57,12 @@ cdef cnp.ndarray floats(object x, str name, int ndim=-1, int type_number=-1):
     return array
 
 
-cdef inline cnp.ndarray contiguous(cnp.ndarray x):
+cdef cnp.ndarray contiguous(cnp.ndarray x):
+    """x in C order: itself, or a copy, which a recording wants to see made by a kernel."""
+    if cnp.PyArray_ISCARRAY_RO(x):
+        return x
+    if open_recording is not None and x.ndim <= FC_MAX_DIMS and type_of(x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
+        return unary(FC_copy, x, None)
     return cnp.PyArray_GETCONTIGUOUS(x)
 
 
@@ -65,7 +75,18 @@ cdef cnp.ndarray empty(int ndim, const int64_t *shape, int type_number):
     cdef int d
     for d in range(ndim):
         sizes[d] = shape[d]
-    return cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)
+    cdef cnp.ndarray array = cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)
+    if open_recording is not None:
+        open_recording.see_new(array)
+    return array
+
+
+def empty_array(shape, dtype):
+    """A new C-contiguous array whose contents are still to be written: what results are written into."""
+    cdef cnp.ndarray array = np.empty(shape, dtype)
+    if open_recording is not None:
+        open_recording.see_new(array)
+    return array
 
 
 cdef inline bint has_shape(cnp.ndarray x, int ndim, const int64_t *shape) noexcept:
@@ -84,6 +105,8 @@ cdef cnp.ndarray output(object out, int ndim, const int64_t *shape, int type_num
         return empty(ndim, shape, type_number)
     if cnp.PyArray_CheckExact(out) and has_shape(out, ndim, shape) and cnp.PyArray_TYPE(out) == type_number \
             and cnp.PyArray_ISCARRAY(out):
+        if open_recording is not None:
+            open_recording.see(out)
         return out
     cdef tuple wanted = tuple([shape[d] for d in range(ndim)])
     if not isinstance(out, np.ndarray):

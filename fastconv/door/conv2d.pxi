@@ -109,7 +109,7 @@ cdef struct counts:
 cdef int run_plan(conv2d_plan_args *shape, counts *found, int type_number) except -1:
     shape.cycles, shape.workspace, shape.elements = found.cycles, found.workspace, found.elements
     shape.chosen = &found.chosen
-    return run(type_number, FC_conv2d_plan, shape)
+    return fc_run(FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64, FC_conv2d_plan, shape)
 
 
 cdef extern from *:
@@ -275,6 +275,8 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
         if prepared.data is None:
             raise TypeError("PreparedWeights are made by conv2d_prepare, these are empty")
         weight = prepared.data
+        if open_recording is not None:
+            open_recording.see(weight)
         if type_of(weight) != type_of(input):
             raise TypeError(f"x is {input.dtype}, but w was prepared as {weight.dtype}")
     sizes = shape_of(weight) if prepared is None else prepared.weight_size

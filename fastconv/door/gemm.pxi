@@ -28,7 +28,7 @@ def gemm(a, b, c=None, *, alpha=1.0, beta=0.0, transpose_a=False, transpose_b=Fa
         refuse_overlap(y, left, "a")
         refuse_overlap(y, right, "b")
     if addend is not None and addend is not y:
-        np.copyto(y, addend)
+        unary(FC_copy, addend, y)
     cdef int64_t s_a[2]
     cdef int64_t s_b[2]
     element_strides(left, s_a)
@@ -59,7 +59,7 @@ def matmul(a, b, *, out=None):
     full = stack + (left_2d.shape[-2], right_2d.shape[-1])
     kept = stack + full[len(stack):][left.ndim == 1 : 2 - (right.ndim == 1)]
     if out is None:
-        out = np.empty(kept, left.dtype)
+        out = empty_array(kept, left.dtype)
     elif not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     elif out.shape != kept:
@@ -125,7 +125,7 @@ def linear_backward_input(dy, w, *, out=None):
     if out is None:
         if grad.ndim == 2:
             return gemm(grad, weight)
-        out = np.empty(full, grad.dtype)
+        out = empty_array(full, grad.dtype)
     elif not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     elif out.shape != full:

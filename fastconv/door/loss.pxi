@@ -34,11 +34,9 @@ cdef int64_t as_label(object ignore_index) except? -1:
     return ignore_index.__index__()
 
 
-cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p, int64_t ignore_index):
-    """Labels as int64, each a class or ignore_index; log_p: (N, C, ...), target: (N, ...)."""
+cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p):
+    """Labels as int64; log_p: (N, C, ...), target: (N, ...). That each is a class, or ignored, the kernel finds out."""
     cdef cnp.ndarray labels = plain_array(target, "target")
-    cdef int64_t i, count, classes
-    cdef bint good = True
     if not cnp.PyArray_ISINTEGER(labels):
         raise TypeError(f"target must be integers (class indices), got {labels.dtype}")
     if log_p.ndim < 2:
@@ -47,11 +45,8 @@ cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p, int64_t ignore_i
     if shape_of(labels) != shape:
         raise ValueError(f"target must have shape {shape} for log_p of shape {shape_of(log_p)}, got {shape_of(labels)}")
     labels = contiguous(labels.astype(np.int64, copy=False))
-    cdef const int64_t *label = <const int64_t *>labels.data
-    count, classes = labels.size, log_p.shape[1]
-    for i in range(count):
-        if not (0 <= label[i] < classes) and label[i] != ignore_index:
-            raise IndexError(f"target {label[i]} is out of bounds: there are {classes} classes")
+    if open_recording is not None:
+        open_recording.see(labels)
     return labels
 
 
@@ -81,7 +76,11 @@ cdef tuple nll(cnp.ndarray log_p, cnp.ndarray labels, cnp.ndarray weights, int64
         log_p=log_p.data, target=labels.data, weight=NULL, y=y.data, total=total.data)
     if weights is not None:
         args.weight = weights.data
-    run(type_of(log_p), FC_nll_loss, &args)
+    try:
+        run(type_of(log_p), FC_nll_loss, &args)
+    except IndexError:
+        wrong = labels[((labels < 0) | (labels >= args.C)) & (labels != ignore_index)]
+        raise IndexError(f"target {wrong.flat[0]} is out of bounds: there are {args.C} classes") from None
     return y, total
 
 
@@ -94,7 +93,7 @@ def nll_loss_forward(log_p, target, weight=None, ignore_index=-100, reduction="m
     """
     cdef cnp.ndarray log_probability = contiguous(floats(log_p, "log_p"))
     cdef int64_t ignored = as_label(ignore_index)
-    cdef cnp.ndarray labels = class_labels(target, log_probability, ignored)
+    cdef cnp.ndarray labels = class_labels(target, log_probability)
     return nll(log_probability, labels, class_weights(weight, log_probability), ignored, as_reduction(reduction))[0]
 
 
@@ -103,7 +102,7 @@ def nll_loss_backward(dy, log_p, target, weight=None, ignore_index=-100, reducti
     cdef cnp.ndarray log_probability = contiguous(floats(log_p, "log_p"))
     cdef cnp.ndarray grad = contiguous(floats(dy, "dy", -1, type_of(log_probability)))
     cdef int64_t ignored = as_label(ignore_index)
-    cdef cnp.ndarray labels = class_labels(target, log_probability, ignored), dx
+    cdef cnp.ndarray labels = class_labels(target, log_probability), dx
     cdef cnp.ndarray weights = class_weights(weight, log_probability), total
     cdef int kind = as_reduction(reduction)
     require_shape(grad, "dy", 0 if kind else labels.ndim, <int64_t *>labels.shape)

@@ -38,22 +38,28 @@ def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0
     run(type_of(w), FC_sgd_step, &args)
 
 
-def adam_step(param, grad, exp_avg, exp_avg_sq, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, step):
-    """One step of Adam, in place; step counts from 1:
+def adam_step(param, grad, exp_avg, exp_avg_sq, step, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+    """One step of Adam, in place:
 
-        g = grad + weight_decay param;   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
+        step += 1;   g = grad + weight_decay param;   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
         param -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps)
 
-    param, exp_avg (m), exp_avg_sq (v): written; grad: read; one shape and dtype. Source: Kingma & Ba, arXiv 1412.6980.
+    param, exp_avg (m), exp_avg_sq (v): written; grad: read; one shape and dtype. step: an int64 array of no axes, the number
+    of steps taken so far. Source: Kingma & Ba, arXiv 1412.6980.
     """
     cdef cnp.ndarray w = state(param, "param", None, True), g = state(grad, "grad", w, False)
     cdef cnp.ndarray m = state(exp_avg, "exp_avg", w, True), v = state(exp_avg_sq, "exp_avg_sq", w, True)
-    if step < 1:
-        raise ValueError(f"step counts from 1, got {step}")
+    cdef cnp.ndarray count = plain_array(step, "step")
+    if cnp.PyArray_TYPE(count) != cnp.NPY_INT64 or count.ndim:
+        raise TypeError(f"step must be an int64 array of no axes, got {count.dtype} of shape {shape_of(count)}")
+    if count is not step or not cnp.PyArray_ISCARRAY(count):
+        raise ValueError("step is changed in place: it must be aligned, writeable and in native order")
+    if (<int64_t *>count.data)[0] < 0:
+        raise ValueError(f"step counts from 0, got {count}")
     for x, y, name in ((w, g, "grad"), (w, m, "exp_avg"), (w, v, "exp_avg_sq"), (m, v, "exp_avg_sq"), (m, g, "grad"),
                        (v, g, "grad")):
         refuse_overlap(x, y, name)
     cdef adam_step_args args = adam_step_args(
-        n=w.size, step_size=lr / (1 - beta1**step), beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
-        bias_correction2_sqrt=(1 - beta2**step) ** 0.5, w=w.data, g=g.data, m=m.data, v=v.data)
+        n=w.size, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=count.data, w=w.data,
+        g=g.data, m=m.data, v=v.data)
     run(type_of(w), FC_adam_step, &args)

@@ -107,6 +107,8 @@ cdef cnp.ndarray operand(object x, str name, object other):
             (<float *>number.data)[0] = <float><double>x
         else:
             (<double *>number.data)[0] = x
+        if open_recording is not None:
+            open_recording.see_constant(number)
         return number
     return floats(x, name)
 
@@ -291,7 +293,7 @@ def where(condition, a, b):
     if type_of(left) != type_of(right):
         raise TypeError(f"operands must have one dtype, got {left.dtype} and {right.dtype}")
     shape = np.broadcast_shapes(shape_of(mask), shape_of(left), shape_of(right))
-    y = np.empty(shape, left.dtype)
+    y = empty_array(shape, left.dtype)
     cdef axes s
     cdef where_args args
     set_shape(&s, y)
@@ -330,7 +332,7 @@ def assign(y, x):
         raise ValueError(f"x of shape {shape_of(source)} does not broadcast to y of shape {shape_of(target)}")
     set_operand(&s, 1, target)
     if overlap(source, target):
-        return assign(y, source.copy())
+        return assign(y, unary(FC_copy, source, None))
     merge_axes(&s, 2)
     if s.ndim > FC_MAX_DIMS:
         raise ValueError(f"y has more than {FC_MAX_DIMS} axes that cannot be walked as one")
@@ -348,24 +350,23 @@ def fill(y, value):
     """y[...] = value, one number; y of any strides."""
     if not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"value must be a number, got {type(value).__name__}")
-    cdef cnp.ndarray target
-    cdef assign_args args
-    cdef double number = value
-    cdef float single = <float>number
     if not cnp.PyArray_CheckExact(y) or not cnp.PyArray_ISCARRAY(y):
         assign(y, value)
         return
-    target = floats(y, "y")
+    cdef cnp.ndarray target = floats(y, "y"), number = operand(value, "value", y)
+    cdef assign_args args
     args.ndim, args.shape[0], args.a_strides[0], args.y_strides[0] = 1, target.size, 0, 1
-    args.a = <void *>&single if type_of(target) == cnp.NPY_FLOAT else <void *>&number
-    args.y = target.data
+    args.a, args.y = number.data, target.data
     if target.size:
         run(type_of(target), FC_assign, &args)
 
 
 def cast(x, dtype):
     """x as an array of another dtype; x itself if it has that dtype already."""
-    return plain_array(x, "x").astype(dtype, copy=False)
+    cdef cnp.ndarray array = plain_array(x, "x")
+    if array.dtype != dtype:
+        not_recorded(f"a conversion from {array.dtype} to {np.dtype(dtype)}")
+    return array.astype(dtype, copy=False)
 
 
 _INTEGER_FUNCTIONS = frozenset(
@@ -377,6 +378,7 @@ def integer(function, *args, **kwargs):
     """A NumPy function on integer or boolean arrays: labels, masks, counts. They never meet the kernels in C."""
     if function not in _INTEGER_FUNCTIONS:
         raise ValueError(f"no such function on integers: {function!r}")
+    not_recorded(f"{function} of integers")
     return np.asarray(getattr(np, function)(*args, **kwargs))
 
 
@@ -384,4 +386,5 @@ def index_add(y, index, x):
     """y[index] += x, where an index that appears twice adds twice: the gradient of y[index] by integer arrays."""
     if not isinstance(y, np.ndarray) or not isinstance(x, np.ndarray):
         raise TypeError("index_add wants NumPy arrays")
+    not_recorded("a gradient of x[index] by an array of indices")
     np.add.at(y, index, x)

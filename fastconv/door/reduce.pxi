@@ -47,7 +47,7 @@ cdef cnp.ndarray scaled_sum(object x, object axis, bint keepdims, bint average):
     cdef cnp.ndarray input = floats(x, "x"), y
     cdef list reduced = as_axes(axis, input.ndim)
     cdef sum_args args
-    y = np.empty(reduced_shape(input, reduced, keepdims), input.dtype)
+    y = empty_array(reduced_shape(input, reduced, keepdims), input.dtype)
     input = split_axes(input, reduced, &args.outer, &args.n, &args.inner)
     args.scale = 1.0
     if average:
@@ -77,8 +77,8 @@ cdef tuple extremum(fc_kernel_id kernel, object x, object axis, bint keepdims):
     input = split_axes(input, reduced, &args.outer, &args.n, &args.inner)
     if args.n == 0 and args.outer * args.inner:
         raise ValueError(f"no largest or smallest of zero elements, in an array of shape {shape_of(input)}")
-    values = np.empty(shape, input.dtype)
-    indices = np.empty(shape, np.int64)
+    values = empty_array(shape, input.dtype)
+    indices = empty_array(shape, np.int64)
     args.x, args.values, args.indices = input.data, values.data, indices.data
     if values.size:
         run(type_of(values), kernel, &args)

@@ -138,7 +138,7 @@ def remainder(input, other):
 
 def _like(number, array):
     """A number as an array of no axes, of the array's dtype."""
-    result = np.empty((), array.dtype)
+    result = kernels.empty_array((), array.dtype)
     kernels.fill(result, number)
     return result
 

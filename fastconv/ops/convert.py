@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fastconv import kernels
 from fastconv.autograd import Tensor
 from fastconv.ops.common import cast, method
 from fastconv.printing import tensor_repr
@@ -92,6 +93,7 @@ def bool_(input):
 
 @method("__repr__")
 def represent(input):
+    kernels.not_recorded("printing a Tensor")
     name = input.grad_fn.name() if input.grad_fn is not None else None
     return tensor_repr(input._array, grad_fn_name=name, requires_grad=input.requires_grad)
 

@@ -21,6 +21,7 @@ def _write(target, value):
     if is_floating(target):
         kernels.assign(target._array, value)
     else:
+        kernels.not_recorded("writing integers in place")
         target._array[...] = value
 
 
@@ -152,7 +153,7 @@ def relu_(input):
 
 def _overwritten(dy):
     """The gradient of what an operation overwrites: 0."""
-    dx = np.empty_like(dy)
+    dx = kernels.empty_array(dy.shape, dy.dtype)
     kernels.fill(dx, 0)
     return dx
 
@@ -217,6 +218,7 @@ def setitem(input, key, value):
         if basic and is_floating(input):
             kernels.assign(place, source)
         else:
+            kernels.not_recorded("assignment to integers, or through an array of indices")
             x[index] = source
 
     def backward(dy):
@@ -224,6 +226,7 @@ def setitem(input, key, value):
         if basic:
             kernels.assign(slot(dx, index), 0)
         else:
+            kernels.not_recorded("the gradient of an assignment through an array of indices")
             dx[index] = 0
         if not isinstance(value, Tensor):
             return (dx,)

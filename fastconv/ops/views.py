@@ -233,7 +233,7 @@ def getitem(input, key):
         return record("Index", array, (), None, view_of=input if basic else None)
 
     def backward(dy):
-        dx = np.empty(x.shape, x.dtype)
+        dx = kernels.empty_array(x.shape, x.dtype)
         kernels.fill(dx, 0)
         if basic:
             kernels.assign(slot(dx, index), dy)
@@ -311,11 +311,12 @@ def cat(tensors, dim=0, *, op="Cat"):
     slots = [
         (slice(None),) * dim + (slice(e - s[dim], e),) for e, s in zip(ends, shapes, strict=True)
     ]
-    array = np.empty(shapes[0][:dim] + (ends[-1],) + shapes[0][dim + 1 :], dtype)
+    array = kernels.empty_array(shapes[0][:dim] + (ends[-1],) + shapes[0][dim + 1 :], dtype)
     for place, t in zip(slots, tensors, strict=True):
         if dtype.kind == "f":
             kernels.assign(array[place], t._array)
         else:
+            kernels.not_recorded("joining integers")
             array[place] = t._array
     return record(op, array, tensors, lambda dy: tuple(dy[place] for place in slots))
 

@@ -45,26 +45,20 @@ class Adam(Optimizer):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
 
+    live_options = ("lr", "betas", "eps", "weight_decay")
+
+    def _numbers(self, group: dict[str, Any]) -> dict[str, float]:
+        beta1, beta2 = group["betas"]
+        rest = {name: group[name] for name in ("lr", "eps", "weight_decay")}
+        return {"beta1": beta1, "beta2": beta2, **rest}
+
     def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
         state = self.state[param]
         if not state:
-            state["step"] = 0
+            state["step"] = Tensor(np.zeros((), np.int64))
             for name in ("exp_avg", "exp_avg_sq"):
-                mean = np.empty(param.shape, param.dtype)
+                mean = kernels.empty_array(param.shape, param.dtype)
                 kernels.fill(mean, 0.0)
                 state[name] = Tensor(mean)
-        step = state["step"] + 1
-        beta1, beta2 = group["betas"]
-        kernels.adam_step(
-            param._array,
-            grad,
-            state["exp_avg"]._array,
-            state["exp_avg_sq"]._array,
-            lr=group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            step=step,
-        )
-        state["step"] = step
+        arrays = [state[name]._array for name in ("exp_avg", "exp_avg_sq", "step")]
+        kernels.adam_step(param._array, grad, *arrays, **self._numbers(group))

@@ -11,6 +11,9 @@ import numpy as np
 from fastconv.autograd import Tensor, enable_grad
 from fastconv.nn.parameter import clear_gradients
 
+#: Called as listener(optimizer, group) before the updates of each group, when set: what `compile` listens with.
+listener: Callable[[Any, dict[str, Any]], None] | None = None
+
 EMPTY = "optimizer got an empty parameter list"
 
 
@@ -53,6 +56,9 @@ class Optimizer:
     a group leaves out is taken from `defaults`. `param_groups` may be changed between steps.
     `state` maps a parameter to what the optimizer remembers of it.
     """
+
+    #: The options of a group that `_numbers` reads: a compiled step takes them anew at each replay.
+    live_options: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict], defaults: dict[str, Any]):
         if isinstance(params, Tensor) or not isinstance(params, Iterable):
@@ -97,6 +103,10 @@ class Optimizer:
         """Raise ValueError for options out of range."""
         raise NotImplementedError
 
+    def _numbers(self, group: dict[str, Any]) -> dict[str, float]:
+        """The group's options as the numbers that the kernel takes, by their names there."""
+        return {}
+
     def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
         """Change the numbers of `param` in place."""
         raise NotImplementedError
@@ -111,6 +121,8 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            if listener is not None:
+                listener(self, group)
             for param in group["params"]:
                 if param.grad is not None:
                     self._update(param, param.grad._array, group)
@@ -168,8 +180,10 @@ class Optimizer:
     def _loaded(self, param: Tensor, name: str, value: Any) -> Any:
         """A copy of one state entry: a Tensor like `param`, or a plain number."""
         array = value._array if isinstance(value, Tensor) else value
-        if name == "step" or not isinstance(array, np.ndarray):
-            return int(array) if name == "step" else array
+        if name == "step":
+            return Tensor(np.array(int(array), np.int64))
+        if not isinstance(array, np.ndarray):
+            return array
         if array.shape != tuple(param.shape):
             raise ValueError(
                 f"loaded state dict has {name} of shape {array.shape} "

@@ -47,6 +47,11 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
+    live_options = ("lr", "momentum", "dampening", "weight_decay")
+
+    def _numbers(self, group: dict[str, Any]) -> dict[str, float]:
+        return {name: group[name] for name in self.live_options}
+
     def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
         momentum = group["momentum"]
         buffer, first = None, False
@@ -54,17 +59,14 @@ class SGD(Optimizer):
             buffer = self.state[param].get("momentum_buffer")
             first = buffer is None
             if first:
-                buffer = Tensor(np.empty(param.shape, param.dtype))
+                buffer = Tensor(kernels.empty_array(param.shape, param.dtype))
         kernels.sgd_step(
             param._array,
             grad,
             None if buffer is None else buffer._array,
-            lr=group["lr"],
-            momentum=momentum,
-            dampening=group["dampening"],
-            weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
             first=first,
+            **self._numbers(group),
         )
         if first:
             self.state[param]["momentum_buffer"] = buffer

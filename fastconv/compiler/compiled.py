@@ -1,0 +1,223 @@
+"""`compile`: the callable that replays what it can, and says what it cannot."""
+
+import copy
+import functools
+import os
+import threading
+import types
+import warnings
+
+import numpy as np
+
+from fastconv import kernels
+from fastconv.autograd import Tensor, is_grad_enabled
+from fastconv.compiler.plan import Plan
+from fastconv.compiler.trace import Refused, trace
+from fastconv.nn.module import Module
+
+MOST_PLANS = 8
+MODE = os.environ.get("FASTCONV_COMPILE", "on")
+if MODE not in ("on", "off", "check"):
+    raise ValueError(f"FASTCONV_COMPILE must be on, off or check, got {MODE!r}")
+
+MOST_TRIES = 3  # recordings of one signature that changed what they depend on
+
+
+class Compiled:
+    """A function whose kernel calls are recorded once and then replayed in C. See `compile`."""
+
+    def __init__(self, function):
+        functools.update_wrapper(self, function, updated=())
+        self._function = function
+        self._name = getattr(function, "__qualname__", type(function).__name__)
+        self._plans, self._tries, self._eager = [], {}, set()
+        self._lock = threading.RLock()
+        self._last = None
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *args, **kwargs):
+        leaves = _tensors(args, kwargs)
+        if leaves is None or kernels.is_recording():
+            return self._function(*args, **kwargs)
+        arrays = [leaf._array for leaf in leaves]
+        constants = _constants(args, kwargs)
+        for plan in self._plans:
+            if _same(plan.constants, constants) and plan.fits(arrays):
+                self._last = plan
+                if MODE == "check":
+                    return self._checked(plan, args, kwargs, arrays, leaves)
+                return plan.run(arrays, leaves)
+        return self._record(args, kwargs, leaves, constants)
+
+    # ---- recording -----------------------------------------------------------------------------------
+
+    def _record(self, args, kwargs, leaves, constants):
+        signature = (is_grad_enabled(), *(_form(leaf._array) for leaf in leaves))
+        if signature in self._eager or MODE == "off":
+            return self._function(*args, **kwargs)
+        with self._lock:
+            try:
+                _refuse_arguments(leaves)
+                recorded = trace(self._function, args, kwargs, leaves)
+            except Refused as refusal:
+                self._give_up(signature, str(refusal))
+                return self._function(*args, **kwargs)
+            try:
+                plan = Plan(recorded)
+            except Refused as refusal:
+                self._give_up(signature, str(refusal))
+                return recorded.result
+            if recorded.changed:  # the next call begins as this one did not
+                self._tries[signature] = self._tries.get(signature, 0) + 1
+                if self._tries[signature] >= MOST_TRIES:
+                    self._give_up(signature, f"it changes {recorded.changed} each time")
+                return recorded.result
+            plan.constants = constants
+            self._tries.pop(signature, None)
+            self._plans = [plan, *self._plans[: MOST_PLANS - 1]]
+            self._last = plan
+        return recorded.result
+
+    def _checked(self, plan, args, kwargs, arrays, leaves):
+        """Run eagerly, go back, replay, and compare."""
+        before = [array.copy() for array in plan.written]
+        grads = [(leaf, leaf.grad) for leaf, _ in plan.gradients]
+        expected = _tensors((self._function(*args, **kwargs),), {})
+        expected_grads = [leaf.grad for leaf, _ in grads]
+        after = [array.copy() for array in plan.written]
+        for array, old in zip(plan.written, before, strict=True):
+            array[...] = old
+        for leaf, grad in grads:
+            leaf.grad = grad
+        result = plan.run(arrays, leaves)
+        found = [t._array for t in _tensors((result,), {})] + plan.written
+        found += [leaf.grad._array for leaf, _ in grads]
+        wanted = [t._array for t in expected] + after + [g._array for g in expected_grads]
+        if any(a.tobytes() != b.tobytes() for a, b in zip(found, wanted, strict=True)):
+            raise RuntimeError(
+                f"fastconv.compile: a replay of {self._name} differs from the function"
+            )
+        return result
+
+    def _give_up(self, signature, cause):
+        self._eager.add(signature)
+        warnings.warn(f"fastconv.compile: {self._name} runs eagerly, because {cause}", stacklevel=4)
+
+    def __repr__(self):
+        return f"<compiled {self._name}, {len(self._plans)} plans>"
+
+
+def _form(array):
+    return (array.shape, array.dtype.str, array.strides)
+
+
+def _tensors(args, kwargs):
+    """The Tensors among the arguments, in their order, containers looked into."""
+    leaves = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            leaves.append(value)
+        elif type(value) in (tuple, list):
+            leaves += _tensors(value, {})
+        elif type(value) is dict:
+            leaves += _tensors((), value)
+    return leaves
+
+
+def _constants(args, kwargs):
+    """The arguments with None in the place of each Tensor."""
+    positional = tuple([None if isinstance(a, Tensor) else _constant(a) for a in args])
+    if not kwargs:
+        return positional
+    return positional, tuple([(k, _constant(v)) for k, v in kwargs.items()])
+
+
+class _Slot:
+    """Stands for a Tensor in a container."""
+
+
+def _constant(value):
+    if isinstance(value, Tensor):
+        return _Slot
+    if type(value) in (tuple, list):
+        return (type(value), *map(_constant, value))
+    if type(value) is dict:
+        return (dict, *((k, _constant(v)) for k, v in value.items()))
+    return value
+
+
+def _same(a, b):
+    return a == () == b or kernels.same_value(a, b)
+
+
+def _refuse_arguments(leaves):
+    for i, leaf in enumerate(leaves):
+        if leaf.requires_grad:
+            raise Refused("an argument requires grad")
+        if any(np.may_share_memory(leaf._array, other._array) for other in leaves[:i]):
+            raise Refused("two arguments share memory")
+
+
+def compile(function):
+    """A function, or a Module, whose kernel calls are recorded once and then replayed in C, without Python.
+
+        @fastconv.compile
+        def step(x, y):                         net = fastconv.compile(net)      for inference
+            optimizer.zero_grad()
+            loss = criterion(net(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+    The first calls run as they are and are recorded; later ones replay the list, to the same bits, and return new
+    Tensors. A list holds for one set of shapes and dtypes, and as long as all that the function can read is what
+    it was: the modules with their modes and attributes, the memory of the parameters, globals, closures, numbers
+    among the arguments. What differs is recorded anew (the last 8 lists are kept). The numbers of an optimizer's
+    groups, such as the learning rate, are read at each replay.
+
+    Python runs only while recording: what it prints or appends, it does so then. A function that must see numbers
+    half-way (`.item()`, `if loss > 1`, NumPy), has hooks, draws random numbers other than Dropout's, or changes
+    what it reads, runs eagerly, with one warning that names the cause and the line.
+
+    A compiled Module shares everything with the Module that was given; it replays under no_grad(), or where nothing
+    requires a gradient. FASTCONV_COMPILE=off runs everything eagerly; FASTCONV_COMPILE=check runs each replay
+    eagerly too, from the same state, and raises RuntimeError where a bit differs.
+    """
+    if isinstance(function, Module):
+        return _compiled_module(function)
+    if not callable(function):
+        raise TypeError(f"compile wants a function or a Module, got {type(function).__name__}")
+    return Compiled(function)
+
+
+class _CompiledModule:
+    """What a compiled Module's class begins with; `_compiled` and `_original` belong to the class made for it."""
+
+    def __call__(self, *args, **kwargs):
+        return self._compiled(*args, **kwargs)
+
+    def __deepcopy__(self, memo):
+        return compile(copy.deepcopy(self._original, memo))
+
+    def __copy__(self):
+        return compile(copy.copy(self._original))
+
+    def __reduce__(self):
+        return compile, (self._original,)
+
+
+def _compiled_module(module):
+    """A Module of a class derived from the given one's, with the same attributes: not alike, but one and the same."""
+    if isinstance(module, _CompiledModule):
+        return module
+    cls = type(module)
+    members = {
+        "_compiled": staticmethod(Compiled(module)),
+        "_original": module,
+        "__module__": cls.__module__,
+    }
+    result = object.__new__(type(cls.__name__, (_CompiledModule, cls), members))
+    object.__setattr__(result, "__dict__", module.__dict__)
+    return result

@@ -1,0 +1,208 @@
+# Writing down what passes through the door: each kernel call with a copy of its arguments, and which array each pointer
+# is. fastconv.compiler makes a plan of it. One recording is open at a time, and sees the thread that opened it.
+
+import sys as _sys
+
+from cpython.pythread cimport PyThread_get_thread_ident
+
+cdef Recording open_recording = None
+
+
+cdef dict list_fields():
+    """{kernel: ((kind, field, first word, words), ...)}: where each field lies in the kernel's arguments."""
+    result = {}
+    for name, fields in LISTED_FIELDS.items():
+        placed, word = [], 0
+        for kind, field, words in fields:
+            placed.append((kind, field, word, words))
+            word += words
+        result[name] = tuple(placed)
+    return result
+
+
+#: {kernel: ((kind, field, first word, words), ...)} of the argument structs of src/kernels.def, whose words have 8 bytes.
+FIELDS = list_fields()
+
+
+# NumPy's own allocations while a recording is open, noted by a memory handler: what NumPy computed inside of a step is not
+# seen by the door, and must not be taken for something that was there before.
+cdef extern from *:
+    """
+    #include <stdlib.h>
+
+    static struct { size_t *address; size_t count, room; } fc_noted;
+
+    static void *fc_note(void *memory) {
+        if (!memory) return NULL;
+        if (fc_noted.count == fc_noted.room) {
+            const size_t room = fc_noted.room ? 2 * fc_noted.room : 1024;
+            size_t *const grown = (size_t *)realloc(fc_noted.address, room * sizeof *grown);
+            if (!grown) { free(memory); return NULL; }
+            fc_noted.address = grown, fc_noted.room = room;
+        }
+        fc_noted.address[fc_noted.count++] = (size_t)memory;
+        return memory;
+    }
+    static int fc_was_noted(size_t address) {
+        for (size_t i = 0; i < fc_noted.count; i++)
+            if (fc_noted.address[i] == address) return 1;
+        return 0;
+    }
+    static void fc_forget_notes(void) { fc_noted.count = 0; }
+    static void *fc_noting_malloc(void *context, size_t size) { (void)context; return fc_note(malloc(size ? size : 1)); }
+    static void *fc_noting_calloc(void *context, size_t count, size_t size) {
+        (void)context;
+        return fc_note(calloc(count ? count : 1, size ? size : 1));
+    }
+    static void *fc_noting_realloc(void *context, void *memory, size_t size) {
+        (void)context;
+        return fc_note(realloc(memory, size ? size : 1));
+    }
+    static void fc_noting_free(void *context, void *memory, size_t size) { (void)context, (void)size; free(memory); }
+
+    static PyDataMem_Handler fc_noting_handler = {
+        "fastconv_recording", 1,
+        {NULL, fc_noting_malloc, fc_noting_calloc, fc_noting_realloc, fc_noting_free},
+    };
+    static PyObject *fc_use_noting_handler(void) {
+        PyObject *const capsule = PyCapsule_New(&fc_noting_handler, "mem_handler", NULL);
+        if (!capsule) return NULL;
+        PyObject *const before = PyDataMem_SetHandler(capsule);
+        Py_DECREF(capsule);
+        return before;
+    }
+    """
+    int fc_was_noted(size_t address)
+    void fc_forget_notes()
+    object fc_use_noting_handler()
+    object PyDataMem_SetHandler(object handler)
+
+
+cdef cnp.ndarray root_of(cnp.ndarray x):
+    """The array that owns x's memory, as far as NumPy knows."""
+    cdef object base = cnp.get_array_base(x)
+    while isinstance(base, np.ndarray):
+        x = base
+        base = cnp.get_array_base(x)
+    return x
+
+
+cdef class Recording:
+    """What passes through the door in this thread inside of `with Recording() as recording:`.
+
+    calls: a list of (kernel, dtype, words, operands): its name, 0 for float32 and 1 for float64, its arguments as an int64
+    array, and for each pointer that is not NULL (kind, field, array). refusal: what the door could not write down, if
+    anything. new, constants: by id, the arrays that the door made, and those of them that hold a number given by Python.
+    """
+
+    cdef readonly list calls
+    cdef readonly dict new, constants
+    cdef readonly str refusal
+    cdef dict seen
+    cdef list operands
+    cdef unsigned long thread
+    cdef object handler
+
+    def __init__(self):
+        self.calls, self.operands = [], []
+        self.new, self.constants, self.seen = {}, {}, {}
+        self.refusal = None
+
+    def __enter__(self):
+        global open_recording
+        if open_recording is not None:
+            raise RuntimeError("a recording is open already")
+        self.thread = PyThread_get_thread_ident()
+        fc_forget_notes()
+        self.handler = fc_use_noting_handler()
+        open_recording = self
+        return self
+
+    def __exit__(self, *exception):
+        global open_recording
+        open_recording = None
+        PyDataMem_SetHandler(self.handler)
+
+    def made_by_numpy(self, cnp.ndarray array not None):
+        """Whether NumPy itself, not the door, made the array's memory since the recording was opened."""
+        cdef cnp.ndarray root = root_of(array)
+        return id(root) not in self.new and fc_was_noted(<size_t>root.data) != 0
+
+    def refuse(self, str cause):
+        """Note that the step cannot be replayed, and why; the first cause counts."""
+        if self.refusal is None:
+            self.refusal = cause
+
+    cdef bint is_mine(self):
+        return PyThread_get_thread_ident() == self.thread
+
+    cdef int see(self, cnp.ndarray array) except -1:
+        cdef cnp.ndarray root
+        if self.is_mine():
+            root = root_of(array)
+            self.seen[id(root)] = root
+            self.operands.append(array)
+        return 0
+
+    cdef int see_new(self, cnp.ndarray array) except -1:
+        if self.is_mine():
+            self.new[id(array)] = array
+            self.see(array)
+        return 0
+
+    cdef int see_constant(self, cnp.ndarray array) except -1:
+        if self.is_mine():
+            self.constants[id(array)] = array
+        return 0
+
+    cdef cnp.ndarray array_at(self, size_t address):
+        """The array that begins there, the last one that was seen, or else one that holds the address."""
+        cdef size_t first, last
+        cdef cnp.ndarray array
+        for array in reversed(self.operands):
+            if <size_t>array.data == address:
+                return array
+        for array in self.seen.values():
+            extent(array, &first, &last)
+            if first <= address < last:
+                return array
+        return None
+
+    cdef int note(self, fc_dtype dtype, fc_kernel_id kernel, const void *args) except -1:
+        if not self.is_mine():
+            return 0
+        cdef const int64_t *word = <const int64_t *>args
+        cdef str name = KERNELS[<int>kernel]
+        cdef list operands = []
+        cdef cnp.ndarray words, array
+        cdef tuple fields = FIELDS[name]
+        cdef int64_t i, count = fields[len(fields) - 1][2] + fields[len(fields) - 1][3]
+        words = cnp.PyArray_EMPTY(1, <cnp.npy_intp *>&count, cnp.NPY_INT64, 0)
+        memcpy(words.data, args, count * sizeof(int64_t))
+        for kind, field, first, _ in fields:
+            i = first
+            if kind in ("IN", "OUT", "INOUT") and word[i]:
+                array = self.array_at(<size_t>word[i])
+                if array is None:
+                    self.refuse(f"{name} reads memory that is not an array's")
+                else:
+                    operands.append((kind, field, array))
+        self.operands.clear()
+        self.calls.append((name, <int>dtype, words, operands))
+        return 0
+
+
+def not_recorded(str what):
+    """Tell an open recording of this thread that `what` happens beside the kernels."""
+    if open_recording is None or not open_recording.is_mine() or open_recording.refusal is not None:
+        return
+    frame = _sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "fastconv":
+        frame = frame.f_back
+    place = f" (line {frame.f_lineno} of {frame.f_code.co_filename})" if frame is not None else ""
+    open_recording.refuse(what + place)
+
+
+def is_recording():
+    """Whether a recording of this thread is open."""
+    return open_recording is not None and open_recording.is_mine()
