@@ -232,6 +232,7 @@ def max_pool2d_forward(
     dilation: _Pair = 1,
     ceil_mode: bool = False,
     *,
+    relu: bool = False,
     out: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[np.int32]]: ...
 def max_pool2d_backward(
@@ -243,6 +244,7 @@ def max_pool2d_backward(
     padding: _Pair = 0,
     dilation: _Pair = 1,
     *,
+    y: NDArray[_Real] | None = None,
     out: NDArray[_Real] | None = None,
 ) -> NDArray[_Real]: ...
 def avg_pool2d_forward(

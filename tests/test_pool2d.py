@@ -83,6 +83,25 @@ def test_pool(isa, dtype, rng, shape, k, s, p, d, ceil, draw):
 
 
 @cases
+@pytest.mark.parametrize("nan", [False, True])
+def test_relu_within_the_pool(isa, dtype, rng, shape, k, s, p, d, ceil, nan):
+    """The bits of relu before the pool, and of their two gradients."""
+    x = integers(rng, shape, dtype, largest=3)
+    if nan and x.size:
+        x.flat[rng.integers(x.size, size=3)] = np.nan
+    rectified = kernels.relu(x)
+    expected, indices = kernels.max_pool2d_forward(rectified, k, s, p, d, ceil)
+    missed = indices < 0  # windows of nothing are -inf without relu
+    y, found = kernels.max_pool2d_forward(x, k, s, p, d, ceil, relu=True)
+    check_bits(y, np.where(missed, 0, expected).astype(dtype))
+    dy = integers(rng, y.shape, dtype)
+    between = kernels.max_pool2d_backward(dy, indices, shape, k, s, p, d)
+    expected = kernels.relu_backward(between, rectified)
+    check_bits(kernels.max_pool2d_backward(dy, found, shape, k, s, p, d, y=y), expected)
+    check_bits(kernels.max_pool2d_backward(dy, found, shape, y=y), expected)
+
+
+@cases
 def test_the_indices_decide_wherever_they_lie(isa, dtype, rng, shape, k, s, p, d, ceil):
     """One outside of its window, none, any: with the windows or without, bits of zeros too."""
     y, indices = kernels.max_pool2d_forward(distinct(rng, shape, dtype), k, s, p, d, ceil)

@@ -34,6 +34,10 @@ class Compiled:
         self._lock = threading.RLock()
         self._last = None
 
+    @property
+    def compiled_from(self):
+        return self._function
+
     def __get__(self, instance, owner=None):
         return self if instance is None else types.MethodType(self, instance)
 

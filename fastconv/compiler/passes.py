@@ -1,23 +1,207 @@
-"""From the calls of a trace to the calls of a plan: each pass takes a list and returns a shorter one, of the same
-results.
+"""From the calls of a trace to the calls of a plan: each pass takes a list and returns one of fewer or cheaper calls.
 
-is_private(root): whether nothing but the calls sees that memory, so that it need not hold what eager execution
-leaves in it.
+No pass changes a bit of what remains visible: results, parameters, gradients, buffers. `private(root)` says whether
+nothing but the calls sees that memory, so that it need not hold what eager execution leaves in it.
 """
 
+from dataclasses import dataclass, field, replace
 
-def shorten(calls, is_private):
-    for step in (drop_dead,):
-        calls = step(calls, is_private)
+from fastconv import kernels
+
+# Kernels that write a sum, from +0 on, to the field: never -0, so that 0 + what they write is what they write.
+SUMS = {"gemm": ("c",), "conv2d_backward_weight": ("dw", "db"), "sum": ("y",)}
+
+
+def shorten(calls, private):
+    """All passes, in an order in which each finds what the ones before it have left."""
+    for one_pass in (accumulate_in_place, pool_with_relu, drop_dead):
+        calls = one_pass(calls, private)
     return calls
 
 
-def drop_dead(calls, is_private):
+# ---- who touches what ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Uses:
+    """By the id of a root, the places in the list where it is read and where it is written."""
+
+    reads: dict[int, list[int]] = field(default_factory=dict)
+    writes: dict[int, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, calls):
+        uses = cls()
+        for i, call in enumerate(calls):
+            for operand in call.operands.values():
+                if operand.reads:
+                    uses.reads.setdefault(id(operand.root), []).append(i)
+                if operand.writes:
+                    uses.writes.setdefault(id(operand.root), []).append(i)
+        return uses
+
+    def of_root(self, root):
+        """All places, in order."""
+        return sorted({*self.reads.get(id(root), ()), *self.writes.get(id(root), ())})
+
+
+def whole(operand):
+    """Whether the operand is all of its root."""
+    return operand.offset == 0 and operand.array.nbytes == operand.root.nbytes
+
+
+def same(a, b):
+    """Whether two operands are one array."""
+    return a.root is b.root and a.offset == b.offset and a.array.nbytes == b.array.nbytes
+
+
+def point(call, name, target):
+    """Make a field of a call point to what another operand points to."""
+    own = call.operands[name]
+    call.operands[name] = replace(own, array=target.array, root=target.root, offset=target.offset)
+
+
+def is_contiguous(call):
+    """Whether a pointwise call walks all its operands in one step, without broadcasting."""
+    fields = [f for _, f, _, _ in kernels.FIELDS[call.kernel] if f.endswith("_strides")]
+    return call.number("ndim") == 1 and all(call.number(f) == 1 for f in fields)
+
+
+def is_zero_fill(call):
+    if call.kernel != "assign" or call.number("a_strides") != 0 or call.number("ndim") != 1:
+        return False
+    return call.number("y_strides") == 1 and not call.operands["a"].array.any()
+
+
+# ---- the passes ------------------------------------------------------------------------------------------
+
+
+def drop_dead(calls, private):
     """Without the calls whose results nobody reads."""
     kept, read = [], set()
     for call in reversed(calls):
         operands = call.operands.values()
-        if any(o.writes and (not is_private(o.root) or id(o.root) in read) for o in operands):
+        if any(o.writes and (not private(o.root) or id(o.root) in read) for o in operands):
             kept.append(call)
             read.update(id(o.root) for o in operands if o.reads)
     return kept[::-1]
+
+
+def accumulate_in_place(calls, private):
+    """g = 0; d = a sum; g = g + d  becomes  g = a sum, where nothing else touches g or d meanwhile."""
+    uses, dropped = Uses.of(calls), set()
+    for at, call in enumerate(calls):
+        if call.kernel != "add" or not is_contiguous(call) or not same(*_first_and_result(call)):
+            continue
+        total, term = call.operands["y"], call.operands["b"]
+        makers, before = uses.writes.get(id(term.root), []), uses.of_root(total.root)
+        earlier = [i for i in before if i < at]
+        if not (
+            private(term.root) and whole(term) and whole(total) and len(makers) == 1 and earlier
+        ):
+            continue
+        maker, fill = makers[0], earlier[-1]
+        name = next(
+            (n for n in _sum_fields(calls[maker]) if same(calls[maker].operands[n], term)), None
+        )
+        if (
+            name is None
+            or not is_zero_fill(calls[fill])
+            or not same(calls[fill].operands["y"], total)
+        ):
+            continue
+        if fill < maker < at and uses.reads[id(term.root)] == [at]:
+            point(calls[maker], name, total)
+            dropped |= {at, fill}
+            uses = Uses.of([c if i not in dropped else _NOTHING for i, c in enumerate(calls)])
+    return [c for i, c in enumerate(calls) if i not in dropped]
+
+
+class _Nothing:
+    operands = {}
+
+
+_NOTHING = _Nothing()
+
+
+def _first_and_result(call):
+    return call.operands["a"], call.operands["y"]
+
+
+def _sum_fields(call):
+    """The fields to which a call writes sums, and only writes."""
+    return [
+        n for n in SUMS.get(call.kernel, ()) if n in call.operands and not call.operands[n].reads
+    ]
+
+
+def pool_with_relu(calls, private):
+    """relu before a max-pool, and both gradients: the pool rectifies what it stores, its gradient looks at that."""
+    uses, dropped = Uses.of(calls), set()
+    for at, call in enumerate(calls):
+        if call.kernel != "relu" or not is_contiguous(call):
+            continue
+        x, rectified = call.operands["a"], call.operands["y"]
+        if not private(rectified.root) or uses.writes[id(rectified.root)] != [at]:
+            continue
+        readers = uses.reads.get(id(rectified.root), [])
+        forwards = [i for i in readers if calls[i].kernel == "max_pool2d_forward"]
+        backwards = [i for i in readers if calls[i].kernel == "relu_backward"]
+        if len(forwards) != 1 or len(backwards) > 1 or len(readers) != 1 + len(backwards):
+            continue
+        pool = calls[forwards[0]]
+        pooled, indices = pool.operands["y"], pool.operands["indices"]
+        gradients = [i for i in uses.reads.get(id(indices.root), ())]
+        until = forwards[0]
+        if backwards and gradients:
+            until = gradients[0]
+            fits = (
+                len(gradients) == 1
+                and _is_gradient_of_pool(calls, uses, gradients[0], backwards[0], private)
+                and same(calls[backwards[0]].operands["b"], rectified)
+            )
+        else:
+            fits = not backwards and not gradients
+        if not fits or not private(indices.root) or _missed_windows(pool):
+            continue
+        if _is_written(uses, x.root, at, forwards[0]) or _is_written(
+            uses, pooled.root, forwards[0], until
+        ):
+            continue
+        pool.words[pool.word("relu")] = 1
+        point(pool, "x", x)
+        dropped.add(at)
+        if backwards:
+            gradient = calls[gradients[0]]
+            gradient.operands["y"] = replace(pooled, kind="IN", field="y")
+            point(gradient, "dx", calls[backwards[0]].operands["y"])
+            dropped.add(backwards[0])
+    return [c for i, c in enumerate(calls) if i not in dropped]
+
+
+def _is_gradient_of_pool(calls, uses, pool, relu, private):
+    """Whether the call at `pool` is a max-pool's gradient that only the relu gradient at `relu` reads."""
+    if (
+        calls[pool].kernel != "max_pool2d_backward"
+        or "y" in calls[pool].operands
+        or not is_contiguous(calls[relu])
+    ):
+        return False
+    between = calls[pool].operands["dx"]
+    target = calls[relu].operands["y"]
+    return (
+        same(calls[relu].operands["a"], between)
+        and private(between.root)
+        and uses.of_root(between.root) == [pool, relu]
+        and not any(pool < i < relu for i in uses.of_root(target.root))
+    )
+
+
+def _missed_windows(pool):
+    """Whether a dilated window can lie outside of the input, where relu would turn its -inf into 0."""
+    return pool.number("dilation_h") > 1 or pool.number("dilation_w") > 1
+
+
+def _is_written(uses, root, first, last):
+    """Whether a call after `first`, up to `last`, writes the memory."""
+    return any(first < i <= last for i in uses.writes.get(id(root), ()))

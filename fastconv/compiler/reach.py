@@ -5,6 +5,7 @@ put on a `Watch`; a plan holds only as long as none of them changed. What cannot
 """
 
 import builtins
+import dis
 import functools
 import types
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fastconv.optim import Optimizer
 
 LARGEST_CONTAINER = 1000
 PLAIN = (type(None), bool, int, float, complex, str, bytes, np.dtype, np.generic, slice, range)
+LOOK_UPS = ("LOAD_GLOBAL", "LOAD_NAME")
 RANDOM = ("random", "numpy.random", "secrets")
 
 
@@ -32,12 +34,15 @@ def _ours(module_name):
 
 
 def _names(code):
-    """All global and attribute names in a code object and in those inside it."""
-    names = set(code.co_names)
+    """(globals, attributes): the names that a code object, and those inside it, look up as one or the other."""
+    looked_up = {i.argval for i in dis.get_instructions(code) if i.opname in LOOK_UPS}
+    attributes = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names |= _names(constant)
-    return names
+            more = _names(constant)
+            looked_up |= more[0]
+            attributes |= more[1]
+    return looked_up, attributes
 
 
 class Reach:
@@ -52,6 +57,10 @@ class Reach:
 
     def visit(self, value, name):
         """Walk on from `value`, which the source calls `name`."""
+        if hasattr(
+            type(value), "compiled_from"
+        ):  # a compiled function stands for the function itself
+            value = value.compiled_from
         if isinstance(value, PLAIN) or id(value) in self._met:
             return
         self._met[id(value)] = value
@@ -135,16 +144,16 @@ class Reach:
                 continue
             self.watch.attribute(cell, "cell_contents", value, variable)
             self.visit(value, variable)
-        self._globals(function.__globals__, _names(function.__code__))
+        self._globals(function.__globals__, *_names(function.__code__))
 
-    def _globals(self, namespace, names):
+    def _globals(self, namespace, names, attributes):
         for name in sorted(names):
             if name not in namespace:
                 continue
             value = namespace[name]
             self.watch.entry(namespace, name, value, name)
             if isinstance(value, types.ModuleType):
-                self._attributes_of(value, names)
+                self._attributes_of(value, attributes)
             else:
                 self.visit(value, name)
 
@@ -176,7 +185,7 @@ class Reach:
                 if attribute not in ("__dict__", "__weakref__", "__doc__"):
                     value = getattr(value, "__func__", getattr(value, "fget", value))
                     self.visit(value, f"{base.__name__}.{attribute}")
-                    if isinstance(vars(base)[attribute], types.FunctionType | PLAIN):
+                    if isinstance(vars(base)[attribute], (types.FunctionType, *PLAIN)):
                         self.watch.attribute(base, attribute, value, f"{base.__name__}.{attribute}")
 
     def _object(self, value, name):

@@ -83,6 +83,8 @@ def root_of(array):
 def _operands(kernel, words, seen):
     places = {f: first for _, f, first, _ in kernels.FIELDS[kernel]}
     for kind, name, array in seen:
+        if kernel == "gemm" and name == "c" and words[places["beta"]] == 0:
+            kind = "OUT"
         root = root_of(array)
         yield Operand(kind, name, array, root, int(words[places[name]]) - address(root))
 

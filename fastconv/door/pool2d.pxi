@@ -24,13 +24,13 @@ cdef int set_pool_of(geometry *g, object kernel_size, object stride, object padd
     return 0
 
 
-def max_pool2d_forward(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, out=None):
+def max_pool2d_forward(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, relu=False, out=None):
     """Max-pooling: y[n,c,p,q] = max_{r,s} x[n, c, p*stride - padding + r*dilation, ...], over pixels inside the input.
 
     x: (N, C, H, W); kernel_size, stride (kernel_size by default), padding (at most half of kernel_size), dilation: int or
     (vertical, horizontal). Returns (y, indices), both (N, C, P, Q); indices (int32) is h*W + w of the maximum: of equal
     values the first, of NaNs the last; -1 (and y = -inf) where a dilated window misses the input altogether. P as in
-    conv2d_forward; with ceil_mode rounded up, unless the last window would start beyond the input.
+    conv2d_forward; with ceil_mode rounded up, unless the last window would start beyond the input. relu: y = max(y, 0).
     Raises TypeError for dtypes, ValueError for shapes, values, and planes of more than 2**31 - 1 pixels.
     """
     cdef cnp.ndarray input = contiguous(floats(x, "x", 4)), y, indices
@@ -47,8 +47,8 @@ def max_pool2d_forward(x, kernel_size, stride=None, padding=0, dilation=1, ceil_
     indices = empty(4, size, cnp.NPY_INT32)
     cdef max_pool2d_forward_args args = max_pool2d_forward_args(
         N=g.N, C=g.C, H=g.H, W=g.W, R=g.R, S=g.S, P=g.P, Q=g.Q, stride_h=g.stride_h, stride_w=g.stride_w,
-        pad_h=g.pad_h, pad_w=g.pad_w, dilation_h=g.dilation_h, dilation_w=g.dilation_w, x=input.data, y=y.data,
-        indices=indices.data)
+        pad_h=g.pad_h, pad_w=g.pad_w, dilation_h=g.dilation_h, dilation_w=g.dilation_w, relu=bool(relu), x=input.data,
+        y=y.data, indices=indices.data)
     run(type_of(y), FC_max_pool2d_forward, &args)
     return y, indices
 
@@ -57,11 +57,13 @@ cdef int refuse_indices(cnp.ndarray found, geometry *g) except -1:
     raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {found.min()} to {found.max()}") from None
 
 
-def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, padding=0, dilation=1, *, out=None):
+def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, padding=0, dilation=1, *, y=None,
+                        out=None):
     """Gradient of max_pool2d_forward: dx[n,c,i] = the sum of dy[n,c,p,q] over the windows whose indices[n,c,p,q] is i.
 
     dy, indices: (N, C, P, Q); input_size: (N, C, H, W) or (H, W). kernel_size, stride, padding, dilation: those of the forward,
-    if known: the result is the same without them, or with indices outside of their windows, but comes later.
+    if known: the result is the same without them, or with indices outside of their windows, but comes later. y: the result of
+    a forward with relu=True: where it is 0 (or less), dy counts as 0.
     Raises IndexError for an index outside [-1, H*W), ValueError for windows that do not give (P, Q).
     """
     cdef cnp.ndarray grad = contiguous(floats(dy, "dy", 4)), dx, found = plain_array(indices, "indices")
@@ -76,11 +78,16 @@ def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, 
             refuse_indices(found, &g)
         found = found.astype(np.int32)
     found = contiguous(found)
+    cdef cnp.ndarray result = None
+    if y is not None:
+        result = contiguous(floats(y, "y", 4, type_of(grad)))
+        require_shape(result, "y", 4, <int64_t *>grad.shape)
     size[0], size[1], size[2], size[3] = g.N, g.C, g.H, g.W
     dx = output(out, 4, size, type_of(grad))
     if out is not None:
         refuse_overlap(dx, grad, "dy")
         refuse_overlap(dx, found, "indices")
+        refuse_overlap(dx, result, "y")
     g.R = g.S = 0
     g.P, g.Q = grad.shape[2], grad.shape[3]
     if kernel_size is not None:
@@ -88,7 +95,9 @@ def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, 
     cdef max_pool2d_backward_args args = max_pool2d_backward_args(
         N=g.N, C=g.C, H=g.H, W=g.W, R=g.R, S=g.S, P=g.P, Q=g.Q, stride_h=g.stride_h, stride_w=g.stride_w,
         pad_h=g.pad_h, pad_w=g.pad_w, dilation_h=g.dilation_h, dilation_w=g.dilation_w, dy=grad.data,
-        indices=found.data, dx=dx.data)
+        indices=found.data, y=NULL, dx=dx.data)
+    if result is not None:
+        args.y = result.data
     try:
         run(type_of(dx), FC_max_pool2d_backward, &args)
     except IndexError:

@@ -121,6 +121,14 @@ cdef class Watch:
         return None
 
 
+cdef struct interval:
+    size_t first, last  # addresses, the last one excluded
+
+
+cdef inline bint meet(interval a, interval b) noexcept:
+    return a.first < b.last and b.first < a.last and a.first < a.last and b.first < b.last
+
+
 cdef struct relocation:
     # argument word `word` is the address of slot number `slot`, plus `offset` bytes
     int64_t *word
@@ -142,7 +150,9 @@ cdef class Replay:
     cdef int64_t *stamps
     cdef double tick
     cdef cnp.ndarray words
-    cdef list starts, keep, inputs, outputs, written, versions
+    cdef list starts, keep, inputs, outputs, versions
+    cdef interval *written
+    cdef Py_ssize_t written_count
     cdef object lock
 
     def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions):
@@ -168,18 +178,25 @@ cdef class Replay:
             self.moves[i].slot, self.moves[i].offset = slot, offset
             i += 1
         self.inputs, self.outputs, self.keep = inputs, outputs, keep
-        self.written, self.versions = written, versions
+        self.versions, self.written_count = versions, len(written)
+        self.written = <interval *>calloc(self.written_count + len(inputs) + 1, sizeof(interval))
+        if self.written == NULL:
+            raise MemoryError("fastconv: no memory for a plan")
+        for i in range(self.written_count):
+            extent(written[i], &self.written[i].first, &self.written[i].last)
         self.lock = _threading.Lock()
 
     def __dealloc__(self):
         free(self.calls)
         free(self.moves)
         free(self.stamps)
+        free(self.written)
 
     def accepts(self, list arrays):
         """Whether these arrays can stand for the inputs."""
         cdef cnp.ndarray given, wanted
-        cdef Py_ssize_t i, d
+        cdef Py_ssize_t i, d, other
+        cdef interval *own = self.written + self.written_count
         if len(arrays) != len(self.inputs):
             return False
         for i in range(len(self.inputs)):
@@ -191,11 +208,9 @@ cdef class Replay:
             for d in range(given.ndim):
                 if given.shape[d] != wanted.shape[d] or given.strides[d] != wanted.strides[d]:
                     return False
-            for other in self.written:
-                if overlap(given, other):
-                    return False
-            for other in arrays[:i]:
-                if overlap(given, other):
+            extent(given, &own[i].first, &own[i].last)
+            for other in range(self.written_count + i):
+                if meet(own[i], self.written[other]):
                     return False
         return True
 
