@@ -32,6 +32,17 @@ def train(args):
         optimizer = optim.Adam(net.parameters(), lr=lr)
     loader = DataLoader(train_set, batch_size=args.batch_size, shuffle=True)
 
+    def step(images, labels):
+        optimizer.zero_grad()
+        output = net(images)
+        loss = criterion(output, labels)
+        loss.backward()
+        optimizer.step()
+        return loss, output
+
+    if args.compile:
+        step = fc.compile(step)
+
     seconds = 0.0
     for epoch in range(args.epochs):
         for group in optimizer.param_groups:
@@ -39,7 +50,7 @@ def train(args):
         title = f"epoch {epoch + 1}/{args.epochs}"
         start = time.perf_counter()
         batches = tqdm(loader, title, leave=False, disable=None)  # a bar where stderr is a terminal
-        loss, accuracy = train_epoch(net, criterion, optimizer, batches)
+        loss, accuracy = train_epoch(step, batches)
         seconds += time.perf_counter() - start
         test_accuracy = evaluate(net, test_set)
         accuracies = f"train accuracy {accuracy:.2%}  test accuracy {test_accuracy:.2%}"
@@ -55,16 +66,11 @@ def train(args):
     print(f"{count / seconds:,.0f} images per second ({count:,} in {seconds:.1f} s)")
 
 
-def train_epoch(net, criterion, optimizer, batches):
+def train_epoch(step, batches):
     """One pass -> (mean loss, accuracy), both as the net was when it met each batch."""
     total_loss = correct = count = 0
     for images, labels in batches:
-        optimizer.zero_grad()
-        output = net(images)
-        loss = criterion(output, labels)
-        loss.backward()
-        optimizer.step()
-
+        loss, output = step(images, labels)
         total_loss += loss.item() * len(labels)
         correct += (output.argmax(1) == labels).sum().item()
         count += len(labels)
@@ -162,6 +168,12 @@ def parser():
     add("--momentum", type=share, default=0.9, help="of sgd (%(default)s)")
     add("--seed", type=seed, default=0, help="of weights and order of images (%(default)s)")
     add("--threads", type=int, help="how many to compute with (as many as there are processors)")
+    add(
+        "--no-compile",
+        dest="compile",
+        action="store_false",
+        help="run each step in Python, instead of replaying it in C",
+    )
     add("--save", metavar="PATH", help="write the weights to this file at the end (safetensors)")
     add("--data", metavar="DIR", help="a folder with MNIST-like IDX files (the digits)")
 

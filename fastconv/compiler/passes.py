@@ -130,6 +130,8 @@ def _first_and_result(call):
 
 def _sum_fields(call):
     """The fields to which a call writes sums, and only writes."""
+    if call.kernel == "gemm" and call.real("alpha") != 1:
+        return []
     return [
         n for n in SUMS.get(call.kernel, ()) if n in call.operands and not call.operands[n].reads
     ]

@@ -132,8 +132,6 @@ class Reach:
             self.watch.attribute(function, attribute, value, f"{name}.{attribute}")
             if attribute != "__code__":
                 self.visit(value, f"{name}.{attribute}")
-        if _ours(function.__module__):
-            return
         for variable, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
@@ -144,7 +142,8 @@ class Reach:
                 continue
             self.watch.attribute(cell, "cell_contents", value, variable)
             self.visit(value, variable)
-        self._globals(function.__globals__, *_names(function.__code__))
+        if not _ours(function.__module__):
+            self._globals(function.__globals__, *_names(function.__code__))
 
     def _globals(self, namespace, names, attributes):
         for name in sorted(names):

@@ -51,7 +51,12 @@ class Call:
         return next(first for _, f, first, _ in kernels.FIELDS[self.kernel] if f == name)
 
     def number(self, name):
+        """A SIZE among the arguments."""
         return int(self.words[self.word(name)])
+
+    def real(self, name):
+        """A REAL among them."""
+        return float(self.words.view(np.float64)[self.word(name)])
 
 
 @dataclass
