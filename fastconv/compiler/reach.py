@@ -94,8 +94,9 @@ class Reach:
         self.watch.size(container, f"the size of {name}")
         for key, value in list(container.items()):
             if key not in skipped:
-                self.watch.entry(container, key, value, form.format(name, key))
-                self.visit(value, form.format(name, key))
+                entry = form.format(name, key if isinstance(key, PLAIN) else type(key))
+                self.watch.entry(container, key, value, entry)
+                self.visit(value, entry)
 
     def _dictionary(self, dictionary, name):
         self._entries(dictionary, name, "{}[{!r}]")

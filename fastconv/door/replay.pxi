@@ -65,8 +65,10 @@ cdef class Watch:
     def __dealloc__(self):
         free(self.all)
 
-    def entry(self, dict container not None, key, value, str name):
-        """container[key] must stay `value`."""
+    def entry(self, container, key, value, str name):
+        """container[key] must stay `value`; the container is a dict, or of a class derived from it."""
+        if not isinstance(container, dict):
+            raise TypeError(f"container must be a dict, got {type(container).__name__}")
         self.add(ENTRY, container, key, value, 0, name)
 
     def item(self, list container not None, Py_ssize_t index, value, str name):
