@@ -42,13 +42,15 @@ class Compiled:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args, **kwargs):
-        leaves = _tensors(args, kwargs)
-        if leaves is None or kernels.is_recording():
+        if kernels.is_recording():
             return self._function(*args, **kwargs)
+        if kwargs or any([not isinstance(a, Tensor) for a in args]):
+            leaves, constants = _tensors(args, kwargs), _constants(args, kwargs)
+        else:
+            leaves, constants = args, len(args)
         arrays = [leaf._array for leaf in leaves]
-        constants = _constants(args, kwargs)
         for plan in self._plans:
-            if _same(plan.constants, constants) and plan.fits(arrays):
+            if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
                 self._last = plan
                 if MODE == "check":
                     return self._checked(plan, args, kwargs, arrays, leaves)
@@ -150,10 +152,6 @@ def _constant(value):
     if type(value) is dict:
         return (dict, *((k, _constant(v)) for k, v in value.items()))
     return value
-
-
-def _same(a, b):
-    return a == () == b or kernels.same_value(a, b)
 
 
 def _refuse_arguments(leaves):

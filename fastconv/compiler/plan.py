@@ -10,11 +10,6 @@ from fastconv.compiler.trace import Refused, address, root_of
 CONTAINERS = (tuple, list)
 
 
-def _spent(op):
-    """The graph of a result whose backward() was called inside of the step."""
-    return Node(op, (), None, ())
-
-
 class Plan:
     """What a trace becomes. Raises Refused for a trace that cannot be replayed.
 
@@ -58,7 +53,7 @@ class Plan:
                 for optimizer, group, own in trace.live
             )
         ]
-        self._numbers = [None] * len(self._live)
+        self._numbers = None  # a Watch of the options that were written last
         self._replay = kernels.Replay(
             [(call.kernel, call.dtype, call.words) for call in self.calls],
             relocations,
@@ -140,14 +135,14 @@ class Plan:
                 "it returns a Tensor whose graph is not walked by a backward() inside of it; return .detach(), "
                 "or call it under no_grad()"
             )
-        op = None if tensor.grad_fn is None else tensor.grad_fn.op
         array = self._output(tensor)
-        if op is None:
+        if tensor.grad_fn is None:
             return lambda outputs, leaves: _wrap(array(outputs))
+        spent = Node(tensor.grad_fn.op, (), None, ())  # backward() was called inside of the step
 
         def with_history(outputs, leaves):
             result = _wrap(array(outputs))
-            result.requires_grad, result.grad_fn = True, _spent(op)
+            result.requires_grad, result.grad_fn = True, spent
             return result
 
         return with_history
@@ -161,17 +156,21 @@ class Plan:
 
     def _refresh(self):
         """Write the optimizers' numbers into their calls where they changed; False if they change the calls."""
-        for i, (optimizer, group, calls, structure) in enumerate(self._live):
+        if self._numbers is not None and self._numbers.changed() is None:
+            return True
+        self._numbers = None
+        written = kernels.Watch()
+        for optimizer, group, calls, structure in self._live:
             numbers = optimizer._numbers(group)
-            if numbers == self._numbers[i]:
-                continue
             if tuple(value != 0 for value in numbers.values()) != structure:
                 return False
+            for option in optimizer.live_options:
+                written.entry(group, option, group[option], option)
             for at in calls:
                 for name, value in numbers.items():
                     if any(f == name for _, f, _, _ in kernels.FIELDS[self.calls[at].kernel]):
                         self._replay.set_number(at, self.calls[at].word(name), value)
-            self._numbers[i] = numbers
+        self._numbers = written
         return True
 
     # ---- running -------------------------------------------------------------------------------------

@@ -92,11 +92,15 @@ class Reach:
             self._refuse(f"{name} has {len(container)} elements, too many to watch")
             return
         self.watch.size(container, f"the size of {name}")
-        for key, value in list(container.items()):
-            if key not in skipped:
-                entry = form.format(name, key if isinstance(key, PLAIN) else type(key))
-                self.watch.entry(container, key, value, entry)
-                self.visit(value, entry)
+        watched = [
+            (key, value, form.format(name, key if isinstance(key, PLAIN) else type(key)))
+            for key, value in container.items()
+            if key not in skipped
+        ]
+        for key, value, entry in watched:
+            self.watch.entry(container, key, value, entry)
+        for _, value, entry in watched:
+            self.visit(value, entry)
 
     def _dictionary(self, dictionary, name):
         self._entries(dictionary, name, "{}[{!r}]")

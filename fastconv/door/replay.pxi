@@ -2,7 +2,7 @@
 
 import threading as _threading
 
-from cpython.dict cimport PyDict_GetItem, PyDict_Size
+from cpython.dict cimport PyDict_GetItem, PyDict_Next
 from cpython.object cimport PyObject
 from libc.stdlib cimport calloc, free, realloc
 
@@ -39,8 +39,20 @@ def same_value(a, b):
     return equal_values(a, b)
 
 
+cdef extern from *:
+    """
+    #include <structmember.h>
+
+    /* Where the objects of a type keep the attribute that this descriptor reads, a slot; 0 if it is not one. */
+    static Py_ssize_t fc_slot_offset(PyObject *descriptor) {
+        return Py_TYPE(descriptor) == &PyMemberDescr_Type ? ((PyMemberDescrObject *)descriptor)->d_member->offset : 0;
+    }
+    """
+    Py_ssize_t fc_slot_offset(object descriptor)
+
+
 cdef enum watched_kind:
-    ENTRY, ITEM, ATTRIBUTE, PRESENT, SIZE
+    ENTRY, ITEM, SLOT, ATTRIBUTE, PRESENT, SIZE
 
 
 cdef struct watched:
@@ -48,7 +60,7 @@ cdef struct watched:
     PyObject *owner  # borrowed, as are the others: the Watch's list holds them
     PyObject *key
     PyObject *value
-    Py_ssize_t number  # an index, or a size
+    Py_ssize_t number  # an index, a size, or where a slot lies
 
 
 cdef class Watch:
@@ -77,7 +89,8 @@ cdef class Watch:
 
     def attribute(self, owner, str attribute, value, str name):
         """owner.attribute must stay `value`; where there is none, it counts as None."""
-        self.add(ATTRIBUTE, owner, attribute, value, 0, name)
+        cdef Py_ssize_t offset = fc_slot_offset(getattr(type(owner), attribute, None))
+        self.add(SLOT if offset > 0 else ATTRIBUTE, owner, attribute, value, offset, name)
 
     def present(self, owner, str attribute, str name):
         """owner.attribute must not be None."""
@@ -101,24 +114,35 @@ cdef class Watch:
         return 0
 
     cdef bint holds(self, watched *w) except -1:
-        cdef PyObject *found
-        if w.kind == ENTRY:
-            found = PyDict_GetItem(<object>w.owner, <object>w.key)
-            return found == w.value or (found != NULL and equal_values(<object>found, <object>w.value))
         if w.kind == SIZE:
             return len(<object>w.owner) == w.number
         if w.kind == ITEM:
             return w.number < len(<list>w.owner) and equal_values((<list>w.owner)[w.number], <object>w.value)
-        found_attribute = getattr(<object>w.owner, <str>w.key, None)
-        if w.kind == PRESENT:
-            return found_attribute is not None
-        return equal_values(found_attribute, <object>w.value)
+        found = getattr(<object>w.owner, <str>w.key, None)
+        return found is not None if w.kind == PRESENT else equal_values(found, <object>w.value)
 
     def changed(self):
         """The name of the first thing that is not what it was, or None."""
         cdef Py_ssize_t i
+        cdef watched *w
+        cdef PyObject *found
+        cdef PyObject *expected_key
+        cdef PyObject *dictionary = NULL  # the one that `at` is a place in: entries stand together, in its order
+        cdef Py_ssize_t at = 0
         for i in range(self.count):
-            if not self.holds(&self.all[i]):
+            w = self.all + i
+            if w.kind == SLOT:
+                found = (<PyObject **>(<char *>w.owner + w.number))[0]
+                if found != w.value and (found == NULL or not equal_values(<object>found, <object>w.value)):
+                    return self.names[i]
+            elif w.kind == ENTRY:
+                if w.owner != dictionary:
+                    dictionary, at = w.owner, 0
+                if not PyDict_Next(<object>dictionary, &at, &expected_key, &found) or expected_key != w.key:
+                    found = PyDict_GetItem(<object>dictionary, <object>w.key)
+                if found != w.value and (found == NULL or not equal_values(<object>found, <object>w.value)):
+                    return self.names[i]
+            elif not self.holds(w):
                 return self.names[i]
         return None
 
