@@ -114,11 +114,11 @@ def test_batch_norm(shape, dtype):
     x[0] += 1
     y, *saved = kernels.batch_norm_forward(x, eps=0.0)
     dx, dw, db = kernels.batch_norm_backward(dy, x, None, *saved)
-    scale = saved[1].max() + 1
-    bound = 64 * n * np.finfo(dtype).eps
+    # the mean's own rounding is seen through 1 / std in xhat, and once more in dx
+    bound = 64 * n * np.finfo(dtype).eps * (1 + saved[1]) ** 2
     for a, b, expected in ((y, 1, 0), (y, y, n), (dx, 1, 0), (dx, y, 0), (dy, y, dw), (dy, 1, db)):
         sums = (a.astype(float) * b).sum((0, 2, 3))
-        assert (abs(sums - expected) <= bound * scale).all()
+        assert (abs(sums - expected) <= bound).all()
 
 
 @often
