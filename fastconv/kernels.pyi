@@ -283,6 +283,32 @@ def adaptive_avg_pool2d_backward(
     out: NDArray[_Real] | None = None,
 ) -> NDArray[_Real]: ...
 
+# ---- batch normalisation -------------------------------------------------------------------------
+
+def batch_norm_forward(
+    x: NDArray[_Real],
+    w: NDArray[_Real] | None = None,
+    b: NDArray[_Real] | None = None,
+    running_mean: NDArray[_Real] | None = None,
+    running_var: NDArray[_Real] | None = None,
+    num_batches_tracked: NDArray[np.int64] | None = None,
+    *,
+    training: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    out: NDArray[_Real] | None = None,
+) -> tuple[NDArray[_Real], NDArray[np.float64], NDArray[np.float64]]: ...
+def batch_norm_backward(
+    dy: NDArray[_Real],
+    x: NDArray[_Real],
+    w: NDArray[_Real] | None,
+    mean: NDArray[np.float64],
+    invstd: NDArray[np.float64],
+    *,
+    training: bool = True,
+    out: NDArray[_Real] | None = None,
+) -> tuple[NDArray[_Real], NDArray[_Real], NDArray[_Real]]: ...
+
 # ---- pointwise -----------------------------------------------------------------------------------
 
 def copy(x: NDArray[_Real], *, out: NDArray[_Real] | None = None) -> NDArray[_Real]: ...

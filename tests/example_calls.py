@@ -31,8 +31,9 @@ class Example:
 
     @property
     def title(self):
-        """The name, and the algorithm where one is asked for."""
-        return " by ".join((self.name, *filter(None, [self.options.get("algorithm")])))
+        """The name, and the algorithm or mode where one is asked for."""
+        mode = None if self.options.get("training", True) else "running statistics"
+        return " by ".join((self.name, *filter(None, [self.options.get("algorithm"), mode])))
 
     def floats(self, dtype):
         """Places of the arguments of that dtype: all but indices, labels and conditions."""
@@ -55,6 +56,8 @@ def examples(dtype, size=1):
     y, indices = kernels.max_pool2d_forward(x, *pool)
     a, labels = draw(5 * size, 7, 6), rng.integers(0, 7, (5 * size, 6))
     positive = abs(a) + 1
+    channels = draw(4), draw(4), draw(4), abs(draw(4)) + 1  # w, b, mean, variance
+    statistics = kernels.batch_norm_forward(x)[1:]
     found = [
         Example("gemm", (draw(15 * size, 9), draw(9, 33), draw(15 * size, 33)), (), {"beta": 2.0}),
         Example("matmul", (draw(n, 4, 3), draw(n, 3, 5))),
@@ -75,6 +78,9 @@ def examples(dtype, size=1):
         Example("avg_pool2d_backward", (y,), ((9, 8), *pool)),
         Example("adaptive_avg_pool2d_forward", (x,), ((4, 3),)),
         Example("adaptive_avg_pool2d_backward", (y,), ((9, 8),)),
+        Example("batch_norm_forward", (x, draw(4), draw(4))),
+        Example("batch_norm_forward", (x, *channels), (), {"training": False}),
+        Example("batch_norm_backward", (draw(*x.shape), x, draw(4), *statistics)),
         Example("bias_add", (x, draw(4))),
         Example("relu_backward", (positive, a)),
         Example("where", (a > 0, a, draw(5 * size, 1, 6)), out=False),

@@ -12,6 +12,7 @@ import numpy as np
 from example_calls import Example, examples
 from helpers import integers
 from test_algorithms import AROUND_THE_TILES, DEEP, OTHERS, PASSES, plan
+from test_batch_norm import SHAPES
 from test_conv2d import CASES
 from test_pool2d import CASES as POOLS
 
@@ -91,6 +92,14 @@ def pools(dtype):
             yield Example("adaptive_avg_pool2d_backward", (y,), (shape,))
 
 
+def normalisations(dtype):
+    rng = np.random.default_rng(0)
+    for shape in SHAPES:
+        x, dy, w = (integers(rng, s, dtype) for s in (shape, shape, shape[1:2]))
+        yield Example("batch_norm_forward", (x, w, w))
+        yield Example("batch_norm_backward", (dy, x, w, *kernels.batch_norm_forward(x)[1:]))
+
+
 def products(dtype):
     rng = np.random.default_rng(0)
     for m, n, k in ((1, 1, 1), (5, 17, 3), (13, 31, 20), (15, 33, 5), (29, 9, 200), (64, 64, 64)):
@@ -114,7 +123,7 @@ def main():
             for at_end in (True, False):
                 check_prepared_weights(dtype, at_end)
             small, large = examples(dtype, 1), examples(dtype, 3)
-            cases = convolutions, algorithms, pools, products
+            cases = convolutions, algorithms, pools, normalisations, products
             for e in (*small, *large, *(e for make in cases for e in make(dtype))):
                 for at_end in (True, False):
                     print(isa, np.dtype(dtype), e.title, e.rest, at_end, flush=True)

@@ -382,6 +382,57 @@ def adaptive_avg_pool2d_backward(dy, input_size):
     return dx
 
 
+# Batch normalisation ---------------------------------------------------------------------------
+
+
+def per_channel(values, x):
+    """One number a channel, to be broadcast against x (N, C, ...)."""
+    return np.asarray(values, np.longdouble).reshape(-1, *[1] * (x.ndim - 2))
+
+
+def moments(x):
+    """Mean and biased variance of each channel; 0 of nothing."""
+    rows = np.moveaxis(np.asarray(x, np.longdouble), 1, 0).reshape(x.shape[1], -1)
+    n = max(rows.shape[1], 1)
+    mean = rows.sum(1) / n
+    return mean, ((rows - mean[:, None]) ** 2).sum(1) / n
+
+
+def batch_norm_forward(x, w=None, b=None, mean=None, var=None, eps=1e-5):
+    """y = (x - mean) / sqrt(var + eps) * w + b: mean and var of x itself, unless they are given.
+
+    Returns y, mean and 1 / sqrt(var + eps).
+    """
+    x = np.asarray(x, np.longdouble)
+    if mean is None:
+        mean, var = moments(x)
+    w = np.ones(x.shape[1]) if w is None else w
+    b = np.zeros(x.shape[1]) if b is None else b
+    invstd = 1 / np.sqrt(np.asarray(var, np.longdouble) + eps)
+    y = (x - per_channel(mean, x)) * per_channel(invstd, x) * per_channel(w, x) + per_channel(b, x)
+    return y, np.asarray(mean, np.longdouble), invstd
+
+
+def running(old, new, momentum):
+    """What a running statistic becomes."""
+    return (1 - momentum) * np.asarray(old, np.longdouble) + momentum * new
+
+
+def batch_norm_backward(dy, x, w, mean, invstd, training=True):
+    """dw = sum dy * xhat, db = sum dy, dx = w * invstd * (dy - db / n - xhat * dw / n),
+
+    xhat = (x - mean) * invstd; dx = w * invstd * dy when mean and invstd do not depend on x.
+    """
+    dy, x = np.asarray(dy, np.longdouble), np.asarray(x, np.longdouble)
+    w = np.ones(x.shape[1]) if w is None else w
+    axes = (0, *range(2, x.ndim))
+    n = max(x.size // max(x.shape[1], 1), 1)
+    xhat = (x - per_channel(mean, x)) * per_channel(invstd, x)
+    dw, db = (dy * xhat).sum(axes), dy.sum(axes)
+    dx = dy - per_channel(db / n, x) - xhat * per_channel(dw / n, x) if training else dy
+    return per_channel(w, x) * per_channel(invstd, x) * dx, dw, db
+
+
 # Pointwise -------------------------------------------------------------------------------------
 
 

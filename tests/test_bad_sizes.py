@@ -51,6 +51,7 @@ GIANTS = {
     "max_pool2d_forward of a plane beyond int32": (giant(1, 1, 2**16, 2**16), 1, 2**15),
     "avg_pool2d_forward": (giant(2**20, 2**10, 2**10, 2**10), 2),
     "adaptive_avg_pool2d_forward": (giant(1, 1, 1, 1), 2**31 - 1),
+    "batch_norm_forward": (giant(2**20, 2**10, 2**10, 2**10),),
     "relu": (giant(2**50),),
     "exp": (giant(BIG, BIG),),
     "add": (giant(BIG, 1), giant(1, BIG)),

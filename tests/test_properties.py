@@ -105,6 +105,23 @@ def test_max_pool2d(configuration, dtype, specials):
 
 
 @often
+@given(st.tuples(st.integers(2, 5), st.integers(1, 300), *[size] * 2), dtypes)
+def test_batch_norm(shape, dtype):
+    """y has mean 0 and variance 1; dx is orthogonal to 1 and to y, as moving along them does not change y."""
+    rng = np.random.default_rng(shape[1] * 100 + shape[3])
+    x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    n = x.size // x.shape[1]
+    x[0] += 1
+    y, *saved = kernels.batch_norm_forward(x, eps=0.0)
+    dx, dw, db = kernels.batch_norm_backward(dy, x, None, *saved)
+    # the mean's own rounding is seen through 1 / std in xhat, and once more in dx
+    bound = 64 * n * np.finfo(dtype).eps * (1 + saved[1]) ** 2
+    for a, b, expected in ((y, 1, 0), (y, y, n), (dx, 1, 0), (dx, y, 0), (dy, y, dw), (dy, 1, db)):
+        sums = (a.astype(float) * b).sum((0, 2, 3))
+        assert (abs(sums - expected) <= bound).all()
+
+
+@often
 @given(st.data(), dtypes)
 def test_gemm(data, dtype):
     m, n, k = (data.draw(st.integers(0, 40)) for _ in range(3))

@@ -2,6 +2,7 @@
 
 from fastconv.nn import functional, init
 from fastconv.nn.activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastconv.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from fastconv.nn.container import ModuleList, Sequential
 from fastconv.nn.conv import Conv2d
 from fastconv.nn.flatten import Flatten, Identity
@@ -14,6 +15,8 @@ from fastconv.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 __all__ = [
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv2d",
     "CrossEntropyLoss",
     "Flatten",

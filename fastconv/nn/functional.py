@@ -12,6 +12,7 @@ from fastconv.ops.views import flatten
 __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "batch_norm",
     "conv2d",
     "cross_entropy",
     "flatten",
@@ -162,6 +163,47 @@ def adaptive_avg_pool2d(input, output_size):
         return (kernels.adaptive_avg_pool2d_backward(dy, x.shape),)
 
     return record("AdaptiveAvgPool2D", y, (input,), backward)
+
+
+def batch_norm(
+    input,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    num_batches_tracked=None,
+):
+    """(input - mean) / sqrt(var + eps) * weight + bias, for each channel of an (N, C, ...) input.
+
+    mean and var are running_mean and running_var, or, training, those of the input: then the running ones move
+    towards them, in place, by the part `momentum`. num_batches_tracked: an int64 Tensor of one number that training
+    counts up; with momentum None the running ones are averages over that many batches.
+    See kernels.batch_norm_forward.
+    """
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
+    x, w = input._array, _array(weight)
+    state = (running_mean, running_var, num_batches_tracked)
+    y, mean, invstd = kernels.batch_norm_forward(
+        x, w, _array(bias), *map(_array, state), training=training, momentum=momentum, eps=eps
+    )
+    if training:
+        for changed in state:
+            if changed is not None:
+                changed._bump()
+
+    def backward(dy):
+        dx, dw, db = kernels.batch_norm_backward(dy, x, w, mean, invstd, training=training)
+        affine = [g for t, g in ((weight, dw), (bias, db)) if t is not None]
+        return (dx, *affine)
+
+    parameters = [t for t in (weight, bias) if t is not None]
+    read = (input,) if weight is None else (input, weight)
+    return record("NativeBatchNorm", y, (input, *parameters), backward, saves=read)
 
 
 def relu(input, inplace=False):

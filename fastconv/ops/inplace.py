@@ -25,6 +25,11 @@ def _write(target, value):
         target._array[...] = value
 
 
+def _is_plain(x):
+    """Whether x can be the `out` of a kernel that reads it."""
+    return x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative
+
+
 def _operand(target, other, what):
     """The right-hand side: a number, or a Tensor of target's dtype."""
     if is_number(other):
@@ -59,7 +64,7 @@ def _arithmetic(op, kernel, function, target, other, gradient_target, gradient_o
     def compute():
         if not is_floating(target):
             kernels.integer(function, x, operand, out=x, casting="unsafe")
-        elif x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative:
+        elif _is_plain(x):
             kernel(x, operand, out=x)
         else:
             kernels.assign(x, kernel(x, operand))
@@ -139,7 +144,10 @@ def relu_(input):
     x = input._array
 
     def compute():
-        _write(input, kernels.relu(x))
+        if is_floating(input) and _is_plain(x):
+            kernels.relu(x, out=x)
+        else:
+            _write(input, kernels.relu(x))
 
     return change(
         input,

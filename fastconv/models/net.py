@@ -1,4 +1,4 @@
-"""Ready-made networks."""
+"""Net, the network of PyTorch's tutorial."""
 
 import fastconv.nn as nn
 import fastconv.nn.functional as F
