@@ -7,9 +7,9 @@
 The tape knows no op: it calls the closures that it was handed. A closure gets the gradient of its result and
 returns one gradient (an array) per input, or None. What it returns is a new array, or dy itself, or a view of dy.
 
-In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change, and the
-version of its last recorded change. A Node remembers the versions of what its closure will read, a view remembers the
-version of what it shows.
+In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change, the version
+of its last recorded change, and whether an array of it, or a `.data`, is in other hands, which change it without counting.
+A Node remembers the versions of what its closure will read, a view remembers the version of what it shows.
 """
 
 import heapq
@@ -194,7 +194,7 @@ _STALE = "this Tensor is a view of memory that was changed in place after the vi
 
 def _stale(view):
     """Whether the view's own history, or its having none, no longer tells how its numbers came about."""
-    changed, tracked = view._version
+    changed, tracked, _ = view._version
     return tracked > view._made_at or (view.grad_fn is not None and changed != view._made_at)
 
 
@@ -309,7 +309,7 @@ def _wrap(array):
     tensor.requires_grad = False
     tensor.grad = None
     tensor.grad_fn = None
-    tensor._version = [0, -1]
+    tensor._version = [0, -1, False]
     tensor._made_at = None
     return tensor
 
@@ -334,7 +334,7 @@ class Tensor:
     __array_ufunc__ = None  # array + Tensor asks the Tensor
 
     def __init__(self, data, requires_grad=False):
-        version = [0, -1]
+        version = [0, -1, True]
         if isinstance(data, Tensor):
             version = data._version
             data = data._array
@@ -374,6 +374,7 @@ class Tensor:
     @property
     def data(self):
         """A Tensor of the same memory, without history; the tape does not see what is done to it."""
+        self._version[2] = True
         return _wrap(self._array)
 
     @data.setter
@@ -431,6 +432,7 @@ class Tensor:
                 "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
             )
         kernels.not_recorded(".numpy()")
+        self._version[2] = True
         return self._array
 
     def __array__(self, dtype=None, copy=None):

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _wrap, is_grad_enabled
-from fastconv.compiler import memory, passes
+from fastconv.compiler import memory, passes, weights
 from fastconv.compiler.trace import Refused, address, root_of
 
 CONTAINERS = (tuple, list)
@@ -31,6 +31,8 @@ class Plan:
         self._build = self._result(trace.result)
         kept = set(self._slots) | {id(root_of(g._array)) for _, g in trace.gradients}
         self.calls = passes.shorten(trace.calls, self._is_private(kept, trace.recording))
+        outside = {id(root_of(t._array)): t for t in self._reached.values()}
+        self._weights = weights.make_ready(self.calls, outside, self.watch)
         constants = trace.recording.constants
         fixed = {
             id(o.root)
@@ -185,6 +187,8 @@ class Plan:
         )
 
     def run(self, arrays, leaves):
+        for ready in self._weights:
+            ready.refresh()
         outputs = self._replay.run(arrays)
         for leaf, array in self.gradients:
             leaf.grad = _wrap(array(outputs))

@@ -235,6 +235,33 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     return result
 
 
+def prepare_recorded(cnp.ndarray words not None, bint double, cnp.ndarray prepared=None):
+    """Weights made ready for a recorded conv2d_forward, whose arguments `words` are, into a new array or a former result.
+
+    Returns (array, algorithm), what its fields `w` and `algorithm` may be when `prepared` is 1, or None where it would read
+    its weights as they are. The algorithm is the one that it would take, so that the bits are the same.
+    """
+    cdef conv2d_forward_args call
+    cdef conv2d_plan_args shape
+    cdef conv2d_prepare_args args
+    cdef counts found
+    cdef int type_number = cnp.NPY_DOUBLE if double else cnp.NPY_FLOAT
+    memcpy(&call, words.data, sizeof(conv2d_forward_args))
+    memcpy(&shape, &call, SHAPE_BYTES)
+    shape.which = FC_FORWARD
+    run_plan(&shape, &found, type_number)
+    if ALGORITHMS[found.chosen] not in ("gemm", "winograd"):
+        return None
+    shape.algorithm, shape.prepared = found.chosen, 1
+    run_plan(&shape, &found, type_number)
+    if prepared is None:
+        prepared = aligned_empty(<int64_t>found.elements[found.chosen], type_number)
+    memcpy(&args, &shape, SHAPE_BYTES)
+    args.w, args.prepared_w = call.w, prepared.data
+    run(type_number, FC_conv2d_prepare, &args)
+    return prepared, found.chosen
+
+
 cdef cnp.ndarray aligned_empty(int64_t elements, int type_number):
     """An array that begins a cache line."""
     cdef int64_t size = elements + 64

@@ -39,7 +39,9 @@ def empty_parameter(shape: Sequence[int], device: object, dtype: np.dtype | None
     dtype = np.dtype(np.float32 if dtype is None else dtype)
     if dtype.name not in ("float32", "float64"):
         raise TypeError(f"a layer's dtype must be float32 or float64, got {dtype.name}")
-    return Parameter(np.empty(tuple(shape), dtype))
+    parameter = Parameter(np.empty(tuple(shape), dtype))
+    parameter._version[2] = False  # nobody else has the array
+    return parameter
 
 
 def clear_gradients(parameters: Iterable[Tensor], set_to_none: bool) -> None:
