@@ -7,9 +7,10 @@
 The tape knows no op: it calls the closures that it was handed. A closure gets the gradient of its result and
 returns one gradient (an array) per input, or None. What it returns is a new array, or dy itself, or a view of dy.
 
-In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change, the version
-of its last recorded change, and whether an array of it, or a `.data`, is in other hands, which change it without counting.
-A Node remembers the versions of what its closure will read, a view remembers the version of what it shows.
+In-place changes cannot make a gradient silently wrong: every memory has a version, counted up by each change, the
+version of its last recorded change, and whether an array of it, or a `.data`, is in other hands, which change it
+without counting. A Node remembers the versions of what its closure will read, a view remembers the version of what
+it shows.
 """
 
 import heapq
@@ -268,8 +269,8 @@ def _overwritten(node, cell, version):
 
 
 def backward(root, gradient, retain_graph=False):
-    """Gradients of all leaves below `root`, given root's own (an array). A Node runs when all that used its result ran:
-    Nodes are numbered as they are made, so the newest is always ready."""
+    """Gradients of all leaves below `root`, given root's own (an array). A Node runs when all that used its result
+    ran: Nodes are numbered as they are made, so the newest is always ready."""
     if root.grad_fn is None:
         _accumulate(root, gradient, gradient)
         return
@@ -455,10 +456,11 @@ class Tensor:
         return self._array.tolist()
 
     def backward(self, gradient=None, retain_graph=False, create_graph=False):
-        """Add to `.grad` of every leaf the gradient of sum(gradient * self); gradient is 1 for a Tensor of one element.
+        """Add to `.grad` of every leaf the gradient of sum(gradient * self); gradient is 1 for a Tensor of one
+        element.
 
-        The graph is freed on the way, unless retain_graph. Raises RuntimeError where there is nothing to differentiate,
-        or where an in-place change has overwritten what a gradient needs.
+        The graph is freed on the way, unless retain_graph. Raises RuntimeError where there is nothing to
+        differentiate, or where an in-place change has overwritten what a gradient needs.
         """
         if create_graph:
             raise NotImplementedError(

@@ -31,7 +31,15 @@ def test_every_kernel_meets_the_oracle():
 
 # Functions that example_calls.py leaves out, and which have tests of their own.
 SETTINGS = {"set_num_threads", "get_num_threads", "isa", "set_isa", "available_isas"}
-RECORDING = {"prepare_recorded", "empty_array", "not_recorded", "is_recording", "same_value"}
+RECORDING = {
+    "prepare_recorded",
+    "recorded_algorithm",
+    "multiply_add_peak",
+    "empty_array",
+    "not_recorded",
+    "is_recording",
+    "same_value",
+}
 IN_PLACE = {"fill", "assign", "index_add", "sgd_step", "adam_step"}
 RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation"}
 OTHERS = RANDOM | {"random_integers", "cast", "integer", "conv2d_plan", "conv2d_prepare"}

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Tensor, is_grad_enabled
+from fastconv.compiler.explain import explain
 from fastconv.compiler.plan import Plan
 from fastconv.compiler.trace import Refused, trace
 from fastconv.nn.module import Module
@@ -56,6 +57,23 @@ class Compiled:
                     return self._checked(plan, args, kwargs, arrays, leaves)
                 return plan.run(arrays, leaves)
         return self._record(args, kwargs, leaves, constants)
+
+    def explain(self, plot=None):
+        """Print what the last call replayed, or recorded: its kernel calls, their algorithms, shapes, bytes, times and
+        share of the multiply-add peak; return that as an object with `rows`.
+
+        plot: matplotlib Axes, or the name of a file, for a picture of the times. Raises RuntimeError where no call was
+        recorded.
+        """
+        if self._last is None:
+            raise RuntimeError(
+                f"{self._name} has not been recorded: call it first, twice to replay it"
+            )
+        explanation = explain(self._last)
+        print(explanation)
+        if plot is not None:
+            explanation.plot(plot)
+        return explanation
 
     # ---- recording -----------------------------------------------------------------------------------
 

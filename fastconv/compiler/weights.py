@@ -6,7 +6,8 @@ from fastconv import kernels
 
 
 class ReadyWeights:
-    """The weights of one convolution in the form that its algorithm reads; `version` counts changes of the original."""
+    """The weights of one convolution in the form that its algorithm reads; `version` counts changes of the
+    original."""
 
     def __init__(self, call, version):
         self._words, self._double, self._version = call.words.copy(), call.dtype == 1, version
@@ -20,7 +21,8 @@ class ReadyWeights:
 
 
 def make_ready(calls, tensors, watch):
-    """Let the convolutions among the calls read weights that are ready. tensors: those outside, by the id of their root.
+    """Let the convolutions among the calls read weights that are ready. tensors: those outside, by the id of their
+    root.
 
     Only weights of which nobody else has the array: a change of it through NumPy would not be noticed. Returns the
     ReadyWeights, which are to be refreshed before each replay.

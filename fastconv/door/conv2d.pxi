@@ -235,6 +235,17 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     return result
 
 
+def recorded_algorithm(str kernel not None, cnp.ndarray words not None, bint double):
+    """The algorithm that a recorded convolution takes, whose arguments `words` are."""
+    cdef conv2d_plan_args shape
+    cdef counts found
+    memcpy(&shape, words.data, SHAPE_BYTES)
+    shape.which = {"conv2d_forward": FC_FORWARD, "conv2d_backward_input": FC_BACKWARD_INPUT,
+                   "conv2d_backward_weight": FC_BACKWARD_WEIGHT}[kernel]
+    run_plan(&shape, &found, cnp.NPY_DOUBLE if double else cnp.NPY_FLOAT)
+    return ALGORITHMS[found.chosen]
+
+
 def prepare_recorded(cnp.ndarray words not None, bint double, cnp.ndarray prepared=None):
     """Weights made ready for a recorded conv2d_forward, whose arguments `words` are, into a new array or a former result.
 
