@@ -33,7 +33,7 @@ def get_num_threads() -> int: ...
 # ---- measuring -----------------------------------------------------------------------------------
 
 def multiply_add_peak(
-    turns: SupportsIndex = 100_000, dtype: DTypeLike = np.float32
+    turns: SupportsIndex = 100_000, dtype: DTypeLike = "float32"
 ) -> tuple[float, int]: ...
 
 # ---- recording and replaying calls (fastconv.compiler) -------------------------------------------
@@ -366,6 +366,7 @@ def ge(a: NDArray[_Real] | float, b: NDArray[_Real] | float) -> NDArray[np.bool_
 def where(
     condition: NDArray[np.bool_], a: NDArray[_Real] | float, b: NDArray[_Real] | float
 ) -> NDArray[_Real]: ...
+def zero(arrays: list[NDArray[_Real]]) -> None: ...
 def assign(y: NDArray[_Real], x: NDArray[_Real] | float) -> None: ...
 def fill(y: NDArray[_Real], value: float) -> None: ...
 def cast(x: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]: ...
@@ -434,6 +435,17 @@ def sgd_step(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     first: bool = False,
+) -> None: ...
+def sgd_steps(
+    params: list[NDArray[_Real]],
+    grads: list[NDArray[_Real]],
+    momentum_buffers: list[NDArray[_Real]] | None = None,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
 ) -> None: ...
 def adam_step(
     param: NDArray[_Real],

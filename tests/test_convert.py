@@ -138,6 +138,12 @@ def test_fill(isa, dtype, shape, value):
         check(out, np.full(shape, value, float))
 
 
+def test_zero(isa, dtype):
+    arrays = [np.ones((2, 3), dtype), np.ones(5, dtype)[::2], np.ones((), dtype)]
+    kernels.zero(arrays)
+    assert not any(a.any() for a in arrays)
+
+
 def test_fill_refuses_what_cannot_be_written(dtype):
     x = np.zeros(3, dtype)
     x.flags.writeable = False

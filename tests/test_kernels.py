@@ -40,7 +40,7 @@ RECORDING = {
     "is_recording",
     "same_value",
 }
-IN_PLACE = {"fill", "assign", "index_add", "sgd_step", "adam_step"}
+IN_PLACE = {"fill", "zero", "sgd_steps", "assign", "index_add", "sgd_step", "adam_step"}
 RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation"}
 OTHERS = RANDOM | {"random_integers", "cast", "integer", "conv2d_plan", "conv2d_prepare"}
 

@@ -42,6 +42,22 @@ def test_sgd(isa, dtype, rng, shape, options):
             check(g, given)
 
 
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_many_parameters_in_one_call(dtype, rng, momentum):
+    """The bits of one call for each."""
+    options = {**SGD_DEFAULTS, "lr": 0.1, "momentum": momentum}
+    many = [[normal(rng, shape, dtype) for shape in SHAPES] for _ in range(3)]
+    one = [[a.copy() for a in arrays] for arrays in many]
+    kernels.sgd_steps(*many[: 3 if momentum else 2], **options)
+    for p, g, v in zip(*one, strict=True):
+        kernels.sgd_step(p, g, v if momentum else None, **options)
+    for arrays, expected in zip(many, one, strict=True):
+        for a, b in zip(arrays, expected, strict=True):
+            assert a.tobytes() == b.tobytes()
+    with pytest.raises(ValueError, match="for each of"):
+        kernels.sgd_steps(many[0], many[1][:1], **options)
+
+
 @covers("adam_step")
 @pytest.mark.parametrize("weight_decay", [0, 0.1])
 @pytest.mark.parametrize("shape", SHAPES)

@@ -12,6 +12,22 @@ cdef cnp.ndarray state(object x, str name, cnp.ndarray param, bint written):
     return array
 
 
+cdef int run_sgd(cnp.ndarray w, cnp.ndarray g, object momentum_buffer, sgd_step_args *args) except -1:
+    """One parameter, with the numbers that args holds."""
+    cdef cnp.ndarray v = None
+    if args.momentum != 0:
+        if momentum_buffer is None:
+            raise ValueError(f"momentum is {args.momentum}, but there is no momentum_buffer")
+        v = state(momentum_buffer, "momentum_buffer", w, True)
+        refuse_overlap(w, v, "momentum_buffer")
+        refuse_overlap(v, g, "grad")
+    refuse_overlap(w, g, "grad")
+    args.n, args.w, args.g, args.v = w.size, w.data, g.data, NULL
+    if v is not None:
+        args.v = v.data
+    return run(type_of(w), FC_sgd_step, args)
+
+
 def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False,
              first=False):
     """One step of stochastic gradient descent, in place:
@@ -22,20 +38,25 @@ def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0
     param, momentum_buffer (v): written; grad: read; one shape and dtype. Without momentum there is no v: param -= lr g.
     Source: Sutskever et al., ICML 2013, in PyTorch's form.
     """
-    cdef cnp.ndarray w = state(param, "param", None, True), g = state(grad, "grad", w, False), v = None
-    if momentum != 0:
-        if momentum_buffer is None:
-            raise ValueError(f"momentum is {momentum}, but there is no momentum_buffer")
-        v = state(momentum_buffer, "momentum_buffer", w, True)
-        refuse_overlap(w, v, "momentum_buffer")
-    refuse_overlap(w, g, "grad")
+    cdef cnp.ndarray w = state(param, "param", None, True)
     cdef sgd_step_args args = sgd_step_args(
-        n=w.size, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov),
-        first=bool(first), w=w.data, g=g.data, v=NULL)
-    if v is not None:
-        refuse_overlap(v, g, "grad")
-        args.v = v.data
-    run(type_of(w), FC_sgd_step, &args)
+        lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=bool(first),
+        n=0, w=NULL, g=NULL, v=NULL)
+    run_sgd(w, state(grad, "grad", w, False), momentum_buffer, &args)
+
+
+def sgd_steps(list params not None, list grads not None, list momentum_buffers=None, *, lr, momentum=0.0, dampening=0.0,
+              weight_decay=0.0, nesterov=False):
+    """sgd_step of many parameters, each with its gradient and, with momentum, its buffer, none of them for the first time."""
+    if len(grads) != len(params) or momentum_buffers is not None and len(momentum_buffers) != len(params):
+        raise ValueError(f"there must be a gradient, and a buffer, for each of {len(params)} parameters")
+    cdef cnp.ndarray w
+    cdef sgd_step_args args = sgd_step_args(
+        lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=False,
+        n=0, w=NULL, g=NULL, v=NULL)
+    for i in range(len(params)):
+        w = state(params[i], "param", None, True)
+        run_sgd(w, state(grads[i], "grad", w, False), None if momentum_buffers is None else momentum_buffers[i], &args)
 
 
 def adam_step(param, grad, exp_avg, exp_avg_sq, step, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):

@@ -1,6 +1,6 @@
 # How fast multiply-adds can be. Template: src/kernels/peak.inc.
 
-def multiply_add_peak(turns=100_000, dtype=np.float32):
+def multiply_add_peak(turns=100_000, dtype="float32"):
     """Run multiply-adds that do nothing else, in one thread: (s, multiply-adds), s being 1 - 2^-turns as it must.
 
     Their number over the time of the call is the peak of one core for this dtype and the instruction set in use.

@@ -361,6 +361,12 @@ def fill(y, value):
         run(type_of(target), FC_assign, &args)
 
 
+def zero(list arrays not None):
+    """Fill each array with zeros."""
+    for array in arrays:
+        fill(array, 0.0)
+
+
 def cast(x, dtype):
     """x as an array of another dtype; x itself if it has that dtype already."""
     cdef cnp.ndarray array = plain_array(x, "x")

@@ -46,12 +46,11 @@ def empty_parameter(shape: Sequence[int], device: object, dtype: np.dtype | None
 
 def clear_gradients(parameters: Iterable[Tensor], set_to_none: bool) -> None:
     """Fill the gradients that exist with zeros, in place, or forget them."""
-    for parameter in parameters:
-        grad = parameter.grad
-        if grad is None:
-            continue
-        if set_to_none:
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    if set_to_none:
+        for parameter in parameters:
             parameter.grad = None
-        else:
-            kernels.fill(grad._array, 0)
-            grad._version[0] += 1
+        return
+    kernels.zero([parameter.grad._array for parameter in parameters])
+    for parameter in parameters:
+        parameter.grad._version[0] += 1

@@ -52,13 +52,15 @@ class Adam(Optimizer):
         rest = {name: group[name] for name in ("lr", "eps", "weight_decay")}
         return {"beta1": beta1, "beta2": beta2, **rest}
 
-    def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
-        state = self.state[param]
-        if not state:
-            state["step"] = Tensor(np.zeros((), np.int64))
-            for name in ("exp_avg", "exp_avg_sq"):
-                mean = kernels.empty_array(param.shape, param.dtype)
-                kernels.fill(mean, 0.0)
-                state[name] = Tensor(mean)
-        arrays = [state[name]._array for name in ("exp_avg", "exp_avg_sq", "step")]
-        kernels.adam_step(param._array, grad, *arrays, **self._numbers(group))
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        numbers = self._numbers(group)
+        for param in params:
+            state = self.state[param]
+            if not state:
+                state["step"] = Tensor(np.zeros((), np.int64))
+                for name in ("exp_avg", "exp_avg_sq"):
+                    mean = kernels.empty_array(param.shape, param.dtype)
+                    kernels.fill(mean, 0.0)
+                    state[name] = Tensor(mean)
+            arrays = [state[name]._array for name in ("exp_avg", "exp_avg_sq", "step")]
+            kernels.adam_step(param._array, param.grad._array, *arrays, **numbers)

@@ -50,7 +50,7 @@ def _checked_params(params: Any) -> list[Tensor]:
 
 
 class Optimizer:
-    """Base class: subclasses update one parameter in `_update`.
+    """Base class: subclasses update parameters in `_update`.
 
     params: an iterable of Tensors, or of dicts ``{"params": ..., "lr": ...}``, one per group; what
     a group leaves out is taken from `defaults`. `param_groups` may be changed between steps.
@@ -107,8 +107,8 @@ class Optimizer:
         """The group's options as the numbers that the kernel takes, by their names there."""
         return {}
 
-    def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
-        """Change the numbers of `param` in place."""
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Change the numbers of these parameters of a group in place; each has a gradient."""
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -123,10 +123,10 @@ class Optimizer:
         for group in self.param_groups:
             if listener is not None:
                 listener(self, group)
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, param.grad._array, group)
-                    param._version[0] += 1
+            params = [param for param in group["params"] if param.grad is not None]
+            self._update(params, group)
+            for param in params:
+                param._version[0] += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = False) -> None:

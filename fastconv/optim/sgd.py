@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from fastconv import kernels
 from fastconv.autograd import Tensor
 from fastconv.optim.optimizer import Optimizer, at_least_zero
@@ -52,21 +50,25 @@ class SGD(Optimizer):
     def _numbers(self, group: dict[str, Any]) -> dict[str, float]:
         return {name: group[name] for name in self.live_options}
 
-    def _update(self, param: Tensor, grad: np.ndarray, group: dict[str, Any]) -> None:
-        momentum = group["momentum"]
-        buffer, first = None, False
-        if momentum != 0:
-            buffer = self.state[param].get("momentum_buffer")
-            first = buffer is None
-            if first:
-                buffer = Tensor(kernels.empty_array(param.shape, param.dtype))
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        numbers, nesterov = self._numbers(group), group["nesterov"]
+        if group["momentum"] == 0:
+            buffers = None
+        else:
+            params = [p for p in params if not self._begin(p, numbers, nesterov)]
+            buffers = [self.state[param]["momentum_buffer"]._array for param in params]
+        arrays = [param._array for param in params]
+        grads = [param.grad._array for param in params]
+        kernels.sgd_steps(arrays, grads, buffers, nesterov=nesterov, **numbers)
+
+    def _begin(self, param: Tensor, numbers: dict[str, float], nesterov: bool) -> bool:
+        """The first step of a parameter, which makes its buffer; False where it was made before."""
+        state = self.state[param]
+        if "momentum_buffer" in state:
+            return False
+        buffer = kernels.empty_array(param.shape, param.dtype)
         kernels.sgd_step(
-            param._array,
-            grad,
-            None if buffer is None else buffer._array,
-            nesterov=group["nesterov"],
-            first=first,
-            **self._numbers(group),
+            param._array, param.grad._array, buffer, first=True, nesterov=nesterov, **numbers
         )
-        if first:
-            self.state[param]["momentum_buffer"] = buffer
+        state["momentum_buffer"] = Tensor(buffer)
+        return True
