@@ -5,7 +5,7 @@
 
 One staircase; every import and every call goes down it:
 
-    cli · models · summary ─▶ nn · optim · data · io ─▶ nn.functional · ops ─▶ autograd (the tape)
+    cli · models · compiler · summary ─▶ nn · optim · data · io ─▶ nn.functional · ops ─▶ autograd (the tape)
                                                              └──────────────▶ kernels (the door) ─▶ src/ (C)
 
     autograd        Tensor, the tape, backward, no_grad
@@ -15,6 +15,7 @@ One staircase; every import and every call goes down it:
     optim           SGD, Adam
     data            the digits, IDX files, DataLoader
     io              save and load
+    compiler        compile: a step recorded once, and replayed in C
     kernels         every number is computed here: checks, allocates, calls C
 """
 
