@@ -7,6 +7,7 @@ put on a `Watch`; a plan holds only as long as none of them changed. What cannot
 import builtins
 import dis
 import functools
+import sys
 import types
 from collections.abc import Iterator
 
@@ -24,13 +25,11 @@ RANDOM = ("random", "numpy.random", "secrets")
 
 
 def _ours(module_name):
-    """Whether code of that module can be taken as it is: fastconv's own, NumPy's, Python's."""
-    return (module_name or "builtins").split(".")[0] in (
-        "fastconv",
-        "numpy",
-        "builtins",
-        "functools",
-    )
+    """Whether code of that module can be taken as it is: fastconv's own, NumPy's, Python's library."""
+    root = (module_name or "").split(".")[0]
+    # `builtins` is often the user's: exec() gives that name to what has none
+    library = root in sys.stdlib_module_names and root not in ("builtins", "__main__")
+    return library or root in ("fastconv", "numpy")
 
 
 def _names(code):
