@@ -9,7 +9,12 @@ from dataclasses import dataclass, field, replace
 from fastconv import kernels
 
 # Kernels that write a sum, from +0 on, to the field: never -0, so that 0 + what they write is what they write.
-SUMS = {"gemm": ("c",), "conv2d_backward_weight": ("dw", "db"), "sum": ("y",)}
+SUMS = {
+    "gemm": ("c",),
+    "conv2d_backward_weight": ("dw", "db"),
+    "batch_norm_backward": ("dw", "db"),
+    "sum": ("y",),
+}
 
 
 def shorten(calls, private):
