@@ -117,6 +117,15 @@ DIRECT = [
     Case((2, 2, 3, 70), 17, (1, 3)),
     Case((1, 1, 90, 14), 16, (1, 2)),
     Case((1, 2, 1, 300), 5, (1, 7), padding=(0, 3)),
+    # taps beside each other: of rows of 5, of output rows that are shorter than the kernel's
+    Case((2, 2, 9, 11), 17, (5, 5), padding=2),
+    Case((2, 3, 6, 4), 16, (5, 5), padding=1),
+    Case((1, 10, 7, 3), 16, (3, 3), padding=((0, 1), (1, 0))),
+    # images as lanes: blocks of them and a rest, pixels that no tap reaches
+    Case((19, 3, 5, 6), 8, (3, 3), padding=1),
+    Case((17, 2, 4, 7), 5, (2, 4), padding=((0, 6), (3, 9))),
+    Case((33, 6, 15, 15), 16, (3, 3)),
+    Case((16, 7, 2, 2), 4, (5, 5), padding=2),
 ]
 # Strided or dilated, forward only: odd sizes, borders of one side, padding beyond the image, steps beyond the kernel,
 # phases of rows without taps, output rows of less than a vector and of some, channels that make blocks of few rows.
@@ -246,8 +255,11 @@ def test_direct(isa, dtype, rng, case, awkward):
             kernels.conv2d_backward_input(ady, aw, case.x, *case.args, out=out, algorithm="direct"),
             expected,
         )
-    dw, _ = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, algorithm="direct")
-    check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+    results = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, algorithm="direct")
+    for d, e in zip(
+        results, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args), strict=True
+    ):
+        check(d, e)
 
 
 @pytest.mark.parametrize("case", STRIDED, ids=str)
