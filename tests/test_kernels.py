@@ -32,7 +32,7 @@ def test_every_kernel_meets_the_oracle():
 # Functions that example_calls.py leaves out, and which have tests of their own.
 SETTINGS = {"set_num_threads", "get_num_threads", "isa", "set_isa", "available_isas"}
 IN_PLACE = {"fill", "assign", "index_add", "sgd_step", "adam_step"}
-RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation"}
+RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation", "dropout"}
 OTHERS = RANDOM | {"random_integers", "cast", "integer", "conv2d_plan", "conv2d_prepare"}
 
 
