@@ -15,6 +15,7 @@ One staircase; every import and every call goes down it:
     optim           SGD, Adam
     data            the digits, IDX files, DataLoader
     io              save and load
+    models          the tutorial's network, ResNet-18
     kernels         every number is computed here: checks, allocates, calls C
 """
 
