@@ -10,7 +10,7 @@ import peers
 import torch
 import tutorial
 from goals import OURS, PREPARED
-from layers import FAMILIES, GEMMS, LAYERS, POOLS, arrays, conv2d_arrays
+from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays
 
 import fastconv
 from fastconv import kernels
@@ -265,6 +265,43 @@ def pool_cases():
                 yield Case("Pooling", name, 0.0, lambda m=make, s=shape, w=window: m(s, w))
 
 
+# ---- batch normalisation ------------------------------------------------------------------------
+
+
+def batch_norm_forward(shape):
+    """In training: with the batch's statistics, which the running ones follow."""
+    x, w, b = arrays(shape, *[shape[1:2]] * 2)
+
+    def call(lib, x):
+        state = lib.zeros(shape[1]), lib.ones(shape[1]), *map(lib.from_numpy, (w, b))
+        return lambda: lib.nn.functional.batch_norm(x, *state, training=True)
+
+    contenders = {OURS: call(fastconv, fastconv.from_numpy(x))}
+    for name, layout in peers.LAYOUTS.items():
+        contenders[name] = call(torch, peers.in_layout(x, layout))
+    return contenders
+
+
+def batch_norm_backward(shape):
+    x, dy, w = arrays(shape, shape, shape[1:2])
+    saved = kernels.batch_norm_forward(x)[1:]
+    contenders = {OURS: lambda: kernels.batch_norm_backward(dy, x, w, *saved)}
+    rest = [torch.from_numpy(a.astype(np.float32)) for a in saved]
+    for name, layout in peers.LAYOUTS.items():
+        dt, t = (peers.in_layout(a, layout) for a in (dy, x))
+        contenders[name] = lambda dt=dt, t=t: torch.ops.aten.native_batch_norm_backward(
+            dt, t, torch.from_numpy(w), None, None, *rest, True, 1e-5, [True] * 3
+        )
+    return contenders
+
+
+def norm_cases():
+    for direction, make in (("forward", batch_norm_forward), ("backward", batch_norm_backward)):
+        for shape in NORMS:
+            name = f"{shape[0]}×{shape[1]}×{shape[2]}², {direction}"
+            yield Case("Batch normalisation", name, 0.0, lambda m=make, s=shape: m(s))
+
+
 # ---- the tutorial's network ---------------------------------------------------------------------
 
 
@@ -283,6 +320,7 @@ def all_cases(threads, cores):
     """Every row, in the order of the tables."""
     yield from conv2d_cases(threads)
     yield from pool_cases()
+    yield from norm_cases()
     yield from gemm_cases()
     yield from tutorial_cases()
     yield from own_cases(cores)

@@ -81,6 +81,8 @@ POOLS = {  # (N, C, H, W), (window, stride, padding)
     "3×3/2, 64×112²": ((1, 64, 112, 112), (3, 2, 1)),
 }
 
+NORMS = [(1, 64, 56, 56), (16, 64, 56, 56), (16, 512, 7, 7)]
+
 
 def arrays(*shapes):
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ One staircase; every import and every call goes down it:
     data            the digits, IDX files, DataLoader
     io              save and load
     compiler        compile: a step recorded once, and replayed in C
+    models          the tutorial's network, ResNet-18
     kernels         every number is computed here: checks, allocates, calls C
 """
 

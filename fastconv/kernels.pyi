@@ -472,3 +472,22 @@ def random_normal(
 def random_normal_pair(u1: float, u2: float, mean: float, std: float) -> tuple[float, float]: ...
 def random_permutation(words: NDArray[np.uint32], n: SupportsIndex) -> NDArray[np.int64]: ...
 def random_integers(words: NDArray[np.uint32], low: int, high: int) -> NDArray[np.int64]: ...
+
+# ---- dropout -------------------------------------------------------------------------------------
+
+def dropout(
+    x: NDArray[_Real],
+    state: NDArray[np.uint64],
+    p: float,
+    *,
+    channels: bool = False,
+    out: NDArray[_Real] | None = None,
+) -> tuple[NDArray[_Real], NDArray[np.uint64]]: ...
+def dropout_backward(
+    dy: NDArray[_Real],
+    key: NDArray[np.uint64],
+    p: float,
+    *,
+    channels: bool = False,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...

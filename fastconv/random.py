@@ -1,6 +1,7 @@
 """Random numbers: a Mersenne Twister, used as PyTorch's CPU generator uses it, so that a seed gives PyTorch's numbers.
 
-float32 numbers agree to rounding: PyTorch approximates log, sin and cos in its own way.
+float32 numbers agree to rounding: PyTorch approximates log, sin and cos in its own way. What dropout draws are others:
+it counts its calls in `dropout_state`, and makes its numbers from seed, count and place.
 """
 
 import os
@@ -11,9 +12,10 @@ from fastconv import kernels
 
 
 class Generator:
-    """A stream of 32-bit words."""
+    """A stream of 32-bit words, and the seed and count of dropouts."""
 
     def __init__(self, device="cpu"):
+        self.dropout_state = np.zeros(2, np.uint64)  # one array for ever: kernels change it
         self.manual_seed(int.from_bytes(os.urandom(8), "little"))
 
     def manual_seed(self, seed):
@@ -24,6 +26,7 @@ class Generator:
         self._bits = np.random.MT19937()
         self._bits.state = np.random.RandomState(self._seed & 0xFFFFFFFF).get_state(legacy=False)
         self._spare = None  # the second number of a pair of normal ones
+        self.dropout_state[:] = self._seed & 0xFFFFFFFFFFFFFFFF, 0
         return self
 
     def initial_seed(self):
@@ -32,10 +35,16 @@ class Generator:
 
     def get_state(self):
         """The state, to be given to set_state."""
-        return {"bits": self._bits.state, "seed": self._seed, "spare": self._spare}
+        return {
+            "bits": self._bits.state,
+            "seed": self._seed,
+            "spare": self._spare,
+            "dropout": self.dropout_state.copy(),
+        }
 
     def set_state(self, state):
         self._bits.state, self._seed, self._spare = state["bits"], state["seed"], state["spare"]
+        self.dropout_state[:] = state["dropout"]
 
     def words(self, count):
         kernels.not_recorded("drawing random numbers")

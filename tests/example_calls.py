@@ -10,7 +10,8 @@ from fastconv import kernels
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "copy")
 BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-ELEMENTWISE = UNARY + BINARY + COMPARISONS + ("relu_backward", "bias_add", "where")
+ELEMENTWISE = UNARY + BINARY + COMPARISONS
+ELEMENTWISE += ("relu_backward", "bias_add", "where", "dropout_backward")
 
 
 @dataclass
@@ -82,6 +83,7 @@ def examples(dtype, size=1):
         Example("batch_norm_forward", (x, *channels), (), {"training": False}),
         Example("batch_norm_backward", (draw(*x.shape), x, draw(4), *statistics)),
         Example("bias_add", (x, draw(4))),
+        Example("dropout_backward", (a, np.array([5, 7], np.uint64)), (0.4,)),
         Example("relu_backward", (positive, a)),
         Example("where", (a > 0, a, draw(5 * size, 1, 6)), out=False),
         Example("sum", (a,), (1,), out=False),

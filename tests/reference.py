@@ -572,6 +572,40 @@ def random_normal(u, n, mean, std):
     return y
 
 
+def philox(counter, key):
+    """Four words from a counter of four words and a key of two, in ten rounds: Philox4x32-10,
+
+    Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    (a, b, c, d), (k, m) = counter, key
+    for _ in range(10):
+        first, second = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = second >> 32 ^ b ^ k, second % 2**32, first >> 32 ^ d ^ m, first % 2**32
+        k, m = (k + 0x9E3779B9) % 2**32, (m + 0xBB67AE85) % 2**32
+    return a, b, c, d
+
+
+def dropout_words(n, seed, offset):
+    """Of each 64 words, word 16 j + l is number j of block l; a block's counter is its number and the offset."""
+    words = []
+    for start in range(0, n, 64):
+        blocks = range(start // 64 * 16, start // 64 * 16 + 16)
+        counters = [[v % 2**32 for v in (b, b >> 32, offset, offset >> 32)] for b in blocks]
+        fours = [philox(counter, (seed % 2**32, seed >> 32)) for counter in counters]
+        words += [four[j] for j in range(4) for four in fours]
+    return words[:n]
+
+
+def dropout(x, p, seed, offset, channels=False):
+    """x / (1 - p), or 0 where the upper 31 bits of the element's (or channel's) word are below p."""
+    x = np.asarray(x, float)
+    shape = x.shape[:2] if channels else x.shape
+    words = dropout_words(math.prod(shape), seed, offset)
+    kept = np.array([word >> 1 >= math.floor(p * 2**31 + 0.5) for word in words], bool)
+    kept = kept.reshape(shape + (1,) * (x.ndim - len(shape)))
+    return np.where(kept, x / (1 - p), 0.0) if p < 1 else np.zeros(x.shape)
+
+
 # Optimizer steps -------------------------------------------------------------------------------
 
 

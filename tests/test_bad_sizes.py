@@ -52,6 +52,7 @@ GIANTS = {
     "avg_pool2d_forward": (giant(2**20, 2**10, 2**10, 2**10), 2),
     "adaptive_avg_pool2d_forward": (giant(1, 1, 1, 1), 2**31 - 1),
     "batch_norm_forward": (giant(2**20, 2**10, 2**10, 2**10),),
+    "dropout": (giant(2**50), np.zeros(2, np.uint64), 0.5),
     "relu": (giant(2**50),),
     "exp": (giant(BIG, BIG),),
     "add": (giant(BIG, 1), giant(1, BIG)),

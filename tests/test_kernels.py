@@ -41,7 +41,7 @@ RECORDING = {
     "same_value",
 }
 IN_PLACE = {"fill", "zero", "sgd_steps", "assign", "index_add", "sgd_step", "adam_step"}
-RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation"}
+RANDOM = {"random_uniform", "random_normal", "random_normal_pair", "random_permutation", "dropout"}
 OTHERS = RANDOM | {"random_integers", "cast", "integer", "conv2d_plan", "conv2d_prepare"}
 
 

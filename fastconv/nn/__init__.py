@@ -5,6 +5,7 @@ from fastconv.nn.activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from fastconv.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from fastconv.nn.container import ModuleList, Sequential
 from fastconv.nn.conv import Conv2d
+from fastconv.nn.dropout import Dropout, Dropout2d
 from fastconv.nn.flatten import Flatten, Identity
 from fastconv.nn.linear import Linear
 from fastconv.nn.loss import CrossEntropyLoss, MSELoss, NLLLoss
@@ -19,6 +20,8 @@ __all__ = [
     "BatchNorm2d",
     "Conv2d",
     "CrossEntropyLoss",
+    "Dropout",
+    "Dropout2d",
     "Flatten",
     "Identity",
     "Linear",

@@ -1,7 +1,7 @@
 """The operations of a network: each calls the door and hands the tape its backward, a closure right inside."""
 
-from fastconv import kernels
-from fastconv.autograd import Tensor, _wrap, record
+from fastconv import kernels, random
+from fastconv.autograd import Tensor, _wrap, change, record
 from fastconv.ops import common
 from fastconv.ops.arithmetic import relu as _relu
 from fastconv.ops.arithmetic import sigmoid, tanh
@@ -15,6 +15,8 @@ __all__ = [
     "batch_norm",
     "conv2d",
     "cross_entropy",
+    "dropout",
+    "dropout2d",
     "flatten",
     "fold",
     "linear",
@@ -204,6 +206,43 @@ def batch_norm(
     parameters = [t for t in (weight, bias) if t is not None]
     read = (input,) if weight is None else (input, weight)
     return record("NativeBatchNorm", y, (input, *parameters), backward, saves=read)
+
+
+def dropout(input, p=0.5, training=True, inplace=False):
+    """Training, input / (1 - p), or 0 with probability p, for each element by itself; else the input itself.
+
+    manual_seed fixes what is dropped; it is not what PyTorch drops. Raises ValueError for p outside [0, 1].
+    """
+    return _dropout(input, p, training, inplace, channels=False)
+
+
+def dropout2d(input, p=0.5, training=True, inplace=False):
+    """As dropout, but for each channel of an (N, C, ...) input: all of its pixels, or none."""
+    return _dropout(input, p, training, inplace, channels=True)
+
+
+def _dropout(input, p, training, inplace, channels):
+    if not isinstance(input, Tensor):
+        _refuse(input=input)
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    x, state = input._array, random.default_generator.dropout_state
+    if not training or p == 0 or x.size == 0:
+        return input
+    key = None
+
+    def compute():
+        nonlocal key
+        y, key = kernels.dropout(x, state, p, channels=channels)
+        kernels.assign(x, y)
+
+    def backward(dy):
+        return (kernels.dropout_backward(dy, key, p, channels=channels),)
+
+    if inplace:
+        return change(input, "NativeDropout", compute, (input,), backward)
+    y, key = kernels.dropout(x, state, p, channels=channels)
+    return record("NativeDropout", y, (input,), backward)
 
 
 def relu(input, inplace=False):

@@ -1,4 +1,4 @@
-"""Batch normalisation: outputs, gradients, statistics, modes, errors."""
+"""Batch normalisation and dropout: outputs, gradients, statistics, modes, errors."""
 
 import numpy as np
 import pytest
@@ -148,3 +148,49 @@ def test_an_input_changed_in_place():
         y.sum().backward()
 
     compare(program, normal(4, 3, 5, 5))
+
+
+# Dropout -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Dropout", "Dropout2d"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_where_nothing_is_random(name, inplace):
+    def program(torch, x):
+        layers = [getattr(torch.nn, name)(p, inplace) for p in (0.0, 0.5, 1.0)]
+        layers[1].eval()
+        return [layer(x * 1) for layer in layers]
+
+    compare(program, normal(4, 3, 5, 6))
+
+
+@pytest.mark.parametrize("name", ["Dropout", "Dropout2d"])
+def test_dropout_is_zero_or_a_multiple(name):
+    """And shape, dtype and what is dropped together are PyTorch's; what is dropped is not."""
+
+    def program(torch, x):
+        y = getattr(torch.nn, name)(0.2)(x)
+        kept = (y != 0) * (x != 0)
+        whole = (kept == kept[:, :, :1, :1]).all().item()
+        return (y - kept * (x / 0.8)).abs().max().item() < 1e-6, y.shape, y.requires_grad, whole
+
+    compare(program, normal(4, 30, 5, 6), backward=False)
+
+
+DROPOUTS = {
+    "too small": lambda torch: torch.nn.Dropout(-0.1),
+    "too large": lambda torch: torch.nn.Dropout2d(1.1),
+    "function": lambda torch: torch.nn.functional.dropout(torch.ones(2), 2.0),
+    "function, evaluation": lambda torch: torch.nn.functional.dropout(torch.ones(2), 2.0, False),
+    "one axis": lambda torch: torch.nn.functional.dropout2d(torch.ones(2), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_misuse_of_dropout(name):
+    compare(lambda torch: (DROPOUTS[name](torch), None)[1])
+
+
+def test_print_of_dropout():
+    same_print(lambda torch: torch.nn.Dropout())
+    same_print(lambda torch: torch.nn.Dropout2d(0.2, inplace=True))
