@@ -103,6 +103,11 @@ CASES = [
     Case((1, 2, 14, 71), 2, (3, 3), stride=2, groups=2),
     Case((1, 2, 9, 34), 2, (3, 3), stride=2, padding=((0, 4), (5, 0)), groups=2),
     Case((1, 2, 3, 20), 2, (3, 3), padding=4, groups=2),
+    Case((1, 2, 6, 56), 2, (3, 3), padding=1, groups=2),  # strips inside, and half a strip
+    Case((1, 2, 5, 112), 2, (3, 3), stride=2, padding=1, groups=2),
+    Case((1, 2, 6, 99), 2, (3, 3), stride=2, padding=(1, 0), groups=2),
+    Case((1, 2, 40, 60), 2, (3, 3), padding=9, groups=2),
+    Case((1, 2, 4, 5), 2, (3, 3), stride=2, padding=((2, 0), (0, 11)), groups=2),
     Case((1, 17, 2, 3), 17, (5, 5), padding=2, groups=17),
     Case((1, 2, 12, 35), 2, (5, 5), stride=2, padding=2, groups=2),
     Case((1, 2, 11, 18), 2, (7, 7), padding=3, groups=2),
@@ -304,8 +309,10 @@ def test_depthwise(isa, dtype, rng, case):
         check(y, ref.conv2d_forward(x, w, b, *case.args))
         dx = kernels.conv2d_backward_input(ady, w, case.size, *case.args, **asked)
         check(dx, ref.conv2d_backward_input(dy, w, case.size, *case.args))
-        dw, _ = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, **asked)
-        check(dw, ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)[0])
+        dw, db = kernels.conv2d_backward_weight(ady, ax, case.kernel, *case.args, **asked)
+        expected = ref.conv2d_backward_weight(dy, x, case.kernel, *case.args)
+        check(dw, expected[0])
+        check(db, expected[1])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
