@@ -383,6 +383,7 @@ class Tensor:
         if not isinstance(value, Tensor):
             raise TypeError(f".data must be a Tensor, got {type(value).__name__}")
         self._array = value._array
+        self._version[2] = value._version[2] = True
         self._bump()
 
     def detach(self):
@@ -523,6 +524,7 @@ class Tensor:
     def __reduce__(self):
         if self.grad_fn is not None:
             raise RuntimeError("only leaves can be copied or pickled; use detach()")
+        self._version[2] = True
         return type(self), (self._array, self.requires_grad)
 
     def __deepcopy__(self, memo):

@@ -7,13 +7,11 @@ import threading
 import types
 import warnings
 
-import numpy as np
-
-from fastconv import kernels
-from fastconv.autograd import Tensor, is_grad_enabled
+from fastconv import autograd, kernels
+from fastconv.autograd import Tensor, _stale, is_grad_enabled
 from fastconv.compiler.explain import explain
 from fastconv.compiler.plan import Plan
-from fastconv.compiler.trace import Refused, trace
+from fastconv.compiler.trace import Refused, RefusedNow, trace
 from fastconv.nn.module import Module
 
 MOST_PLANS = 8
@@ -31,7 +29,8 @@ class Compiled:
         functools.update_wrapper(self, function, updated=())
         self._function = function
         self._name = getattr(function, "__qualname__", type(function).__name__)
-        self._plans, self._tries, self._eager = [], {}, set()
+        self._plans, self._tries, self._eager = [], {}, {}
+        self._causes = set()  # what was warned of
         self._lock = threading.RLock()
         self._last = None
 
@@ -43,19 +42,20 @@ class Compiled:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args, **kwargs):
-        if kernels.is_recording():
+        if MODE == "off" or kernels.is_recording() or autograd.observer is not None:
             return self._function(*args, **kwargs)
         if kwargs or any([not isinstance(a, Tensor) for a in args]):
             leaves, constants = _tensors(args, kwargs), _constants(args, kwargs)
         else:
             leaves, constants = args, len(args)
         arrays = [leaf._array for leaf in leaves]
-        for plan in self._plans:
-            if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
-                self._last = plan
-                if MODE == "check":
-                    return self._checked(plan, args, kwargs, arrays, leaves)
-                return plan.run(arrays, leaves)
+        if all([_is_plain(leaf) for leaf in leaves]):
+            for plan in self._plans:
+                if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
+                    self._last = plan
+                    if MODE == "check":
+                        return self._checked(plan, args, kwargs, arrays, leaves)
+                    return plan.run(arrays, leaves)
         return self._record(args, kwargs, leaves, constants)
 
     def explain(self, plot=None):
@@ -79,24 +79,26 @@ class Compiled:
 
     def _record(self, args, kwargs, leaves, constants):
         signature = (is_grad_enabled(), *(_form(leaf._array) for leaf in leaves))
-        if signature in self._eager or MODE == "off":
+        if self._stays_eager(signature):
             return self._function(*args, **kwargs)
         with self._lock:
             try:
                 _refuse_arguments(leaves)
                 recorded = trace(self._function, args, kwargs, leaves)
             except Refused as refusal:
-                self._give_up(signature, str(refusal))
+                self._give_up(signature, refusal)
                 return self._function(*args, **kwargs)
-            try:
-                plan = Plan(recorded)
-            except Refused as refusal:
-                self._give_up(signature, str(refusal))
-                return recorded.result
             if recorded.changed:  # the next call begins as this one did not
                 self._tries[signature] = self._tries.get(signature, 0) + 1
                 if self._tries[signature] >= MOST_TRIES:
-                    self._give_up(signature, f"it changes {recorded.changed} each time")
+                    self._give_up(signature, Refused(f"it changes {recorded.changed} each time"))
+                return recorded.result
+            try:
+                _refuse_other_arguments(args, kwargs, leaves, constants)
+                plan = Plan(recorded)
+            except Refused as refusal:
+                refusal.watch = recorded.reach.watch
+                self._give_up(signature, refusal)
                 return recorded.result
             plan.constants = constants
             self._tries.pop(signature, None)
@@ -104,30 +106,42 @@ class Compiled:
             self._last = plan
         return recorded.result
 
+    def _stays_eager(self, signature):
+        """Whether a cause that was met before still holds; the first few times that what it depends on has changed,
+        the call is recorded again."""
+        if signature not in self._eager:
+            return False
+        watch, times = self._eager[signature]
+        return watch is None or times >= MOST_TRIES or watch.changed() is None
+
     def _checked(self, plan, args, kwargs, arrays, leaves):
         """Run eagerly, go back, replay, and compare."""
-        before = [array.copy() for array in plan.written]
+        written = plan.written + [arrays[i] for i in plan.written_inputs]
+        before = [array.copy() for array in written]
         grads = [(leaf, leaf.grad) for leaf, _ in plan.gradients]
-        expected = _tensors((self._function(*args, **kwargs),), {})
-        expected_grads = [leaf.grad for leaf, _ in grads]
-        after = [array.copy() for array in plan.written]
-        for array, old in zip(plan.written, before, strict=True):
+        result = self._function(*args, **kwargs)
+        wanted = _bytes(result, written, grads)
+        for array, old in zip(written, before, strict=True):
             array[...] = old
         for leaf, grad in grads:
             leaf.grad = grad
         result = plan.run(arrays, leaves)
-        found = [t._array for t in _tensors((result,), {})] + plan.written
-        found += [leaf.grad._array for leaf, _ in grads]
-        wanted = [t._array for t in expected] + after + [g._array for g in expected_grads]
-        if any(a.tobytes() != b.tobytes() for a, b in zip(found, wanted, strict=True)):
+        if _bytes(result, written, grads) != wanted:
             raise RuntimeError(
                 f"fastconv.compile: a replay of {self._name} differs from the function"
             )
         return result
 
-    def _give_up(self, signature, cause):
-        self._eager.add(signature)
-        warnings.warn(f"fastconv.compile: {self._name} runs eagerly, because {cause}", stacklevel=4)
+    def _give_up(self, signature, refusal):
+        cause = str(refusal)
+        if not isinstance(refusal, RefusedNow):
+            _, times = self._eager.get(signature, (None, 0))
+            self._eager[signature] = refusal.watch, times + 1
+        if cause not in self._causes:
+            self._causes.add(cause)
+            warnings.warn(
+                f"fastconv.compile: {self._name} runs eagerly, because {cause}", stacklevel=4
+            )
 
     def __repr__(self):
         return f"<compiled {self._name}, {len(self._plans)} plans>"
@@ -151,15 +165,15 @@ def _tensors(args, kwargs):
 
 
 def _constants(args, kwargs):
-    """The arguments with None in the place of each Tensor."""
-    positional = tuple([None if isinstance(a, Tensor) else _constant(a) for a in args])
+    """The arguments, with a mark in the place of each Tensor."""
+    positional = tuple([_constant(a) for a in args])
     if not kwargs:
         return positional
     return positional, tuple([(k, _constant(v)) for k, v in kwargs.items()])
 
 
 class _Slot:
-    """Stands for a Tensor in a container."""
+    """Stands for a Tensor."""
 
 
 def _constant(value):
@@ -172,12 +186,36 @@ def _constant(value):
     return value
 
 
+def _is_plain(leaf):
+    """Whether all that a function can find out about an argument is in its array."""
+    return (
+        type(leaf) is Tensor
+        and not leaf.requires_grad
+        and leaf.grad is None
+        and (leaf._made_at is None or not _stale(leaf))
+    )
+
+
 def _refuse_arguments(leaves):
-    for i, leaf in enumerate(leaves):
-        if leaf.requires_grad:
-            raise Refused("an argument requires grad")
-        if any(np.may_share_memory(leaf._array, other._array) for other in leaves[:i]):
-            raise Refused("two arguments share memory")
+    for leaf in leaves:
+        if not _is_plain(leaf):
+            given = "requires grad" if leaf.requires_grad else "is not merely a Tensor of numbers"
+            raise RefusedNow(f"an argument {given}")
+
+
+def _refuse_other_arguments(args, kwargs, leaves, constants):
+    """After the call, they must be what they were."""
+    after = _tensors(args, kwargs)
+    same = type(constants) is int or kernels.same_value(constants, _constants(args, kwargs))
+    if not same or [*map(id, after)] != [*map(id, leaves)]:
+        raise Refused("it changes a list or a dict among its arguments")
+
+
+def _bytes(result, written, grads):
+    """All numbers that a call left behind."""
+    arrays = [t._array for t in _tensors((result,), {})] + written
+    arrays += [leaf.grad._array for leaf, _ in grads if leaf.grad is not None]
+    return [array.tobytes() for array in arrays]
 
 
 def compile(function):

@@ -1,9 +1,11 @@
 """A plan: a list of kernel calls with its memory, its results, and all that it depends on."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fastconv import kernels
-from fastconv.autograd import Node, Tensor, _wrap, is_grad_enabled
+from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
 from fastconv.compiler import memory, passes, weights
 from fastconv.compiler.trace import Refused, address, root_of
 
@@ -26,10 +28,16 @@ class Plan:
         self._own = {id(leaf): i for i, leaf in enumerate(trace.leaves)}
         self._reached = trace.reach.tensors
         self._new = trace.recording.new
+        self._written_by_calls = {
+            id(o.root) for c in trace.calls for o in c.operands.values() if o.writes
+        }
         self._slots, self._outputs = {}, []
-        self.gradients = [(leaf, self._output(grad)) for leaf, grad in trace.gradients]
+        self._made, self._versions_of_made = {}, {}
+        self._makers = []
+        self.gradients = [(leaf, self._new_tensor(grad)) for leaf, grad in trace.gradients]
         self._build = self._result(trace.result)
-        kept = set(self._slots) | {id(root_of(g._array)) for _, g in trace.gradients}
+        labels = self._labels(trace.calls)
+        kept = set(self._slots)
         self.calls = passes.shorten(trace.calls, self._is_private(kept, trace.recording))
         outside = {id(root_of(t._array)): t for t in self._reached.values()}
         self._weights = weights.make_ready(self.calls, outside, self.watch)
@@ -43,7 +51,17 @@ class Plan:
         relocations, self.arena, self.buffers = memory.place(self.calls, self._slot_of, fixed)
         written = [o for call in self.calls for o in call.operands.values() if o.writes]
         outside = {id(o.root): o.root for o in written if id(o.root) in fixed}
-        self.written = list(outside.values())
+        self.written_inputs = [
+            i
+            for i, array in enumerate(self._inputs)
+            if any(id(o.root) == id(root_of(array)) for o in written)
+        ]
+        inputs = {id(root_of(array)) for array in self._inputs}
+        self.written = [root for key, root in outside.items() if key not in inputs]
+        roots = [o.root for call in self.calls for o in call.operands.values()]
+        kept_alive = [r for r in roots if id(r) in fixed and id(r) not in inputs]
+        # where an input is written, nothing that is read may be given as an input either
+        avoided = kept_alive if self.written_inputs else self.written
         self._live = [
             (optimizer, group, calls, self._structure(optimizer, group))
             for optimizer, group, calls in (
@@ -61,11 +79,17 @@ class Plan:
             relocations,
             self._inputs,
             [(root.shape, root.dtype) for root in self._outputs],
-            [self.arena, list(fixed), [o.root for c in self.calls for o in c.operands.values()]],
-            self.written,
+            [self.arena, *kept_alive],
+            avoided,
             self._versions(outside),
+            labels,
         )
-        del self._new, self._reached
+        for call in self.calls:  # a plan does not hold the batch it was recorded with
+            for name, operand in call.operands.items():
+                if id(operand.root) in inputs or id(operand.root) not in fixed:
+                    form = kernels.form_of(operand.array)
+                    call.operands[name] = replace(operand, array=form, root=form)
+        del self._new, self._reached, self._inputs, self._made, self._versions_of_made
 
     # ---- what lies where -----------------------------------------------------------------------------
 
@@ -95,13 +119,24 @@ class Plan:
         tensors = [t for t in self._reached.values() if id(root_of(t._array)) in outside]
         return list({id(t._version): t._version for t in tensors}.values())
 
+    def _labels(self, calls):
+        """Where class labels lie that are there before a replay: (slot, offset, count, classes, ignored)."""
+        found = []
+        for call in calls:
+            if call.kernel == "nll_loss" and id(call.operands["target"].root) not in self._new:
+                target = call.operands["target"]
+                slot, offset = self._slot_of(target) or (-1, address(target.root) + target.offset)
+                count = call.number("N") * call.number("inner")
+                found.append((slot, offset, count, call.number("C"), call.number("ignore_index")))
+        return found
+
     # ---- results -------------------------------------------------------------------------------------
 
     def _output(self, tensor):
         """A function of the output arrays that gives the array of this Tensor."""
         array = tensor._array
         root = root_of(array)
-        if id(root) not in self._new:
+        if id(root) not in self._new or root.size and id(root) not in self._written_by_calls:
             raise Refused("it returns an array that was not computed by the kernels")
         slot = self._slots.setdefault(id(root), len(self._slots))
         if slot == len(self._outputs):
@@ -112,42 +147,63 @@ class Plan:
         dtype = array.dtype
         return lambda outputs: np.ndarray(shape, dtype, outputs[slot], offset, strides)
 
-    def _result(self, value):
-        """A function (outputs, leaves) -> what the step returns."""
-        if isinstance(value, Tensor):
-            return self._tensor(value)
-        if type(value) in CONTAINERS:
-            parts, kind = [self._result(v) for v in value], type(value)
-            return lambda outputs, leaves: kind([part(outputs, leaves) for part in parts])
-        if type(value) is dict:
-            entries = {k: self._result(v) for k, v in value.items()}
-            return lambda outputs, leaves: {k: v(outputs, leaves) for k, v in entries.items()}
-        if value is None or isinstance(value, bool | int | float | str):
-            return lambda outputs, leaves: value
-        raise Refused(f"it returns a {type(value).__name__}")
-
-    def _tensor(self, tensor):
-        if id(tensor) in self._own:
-            own = self._own[id(tensor)]
-            return lambda outputs, leaves: leaves[own]
-        if id(tensor) in self._reached:
-            return lambda outputs, leaves: tensor
+    def _new_tensor(self, tensor):
+        """The number, among the Tensors that a replay makes, of the one that stands for this one."""
+        if id(tensor) in self._made:
+            return self._made[id(tensor)]
+        if type(tensor) is not Tensor or tensor.requires_grad and tensor.grad_fn is None:
+            raise Refused(f"it returns a new {type(tensor).__name__} that is a leaf")
         if tensor.grad_fn is not None and tensor.grad_fn.backward is not None:
             raise Refused(
                 "it returns a Tensor whose graph is not walked by a backward() inside of it; return .detach(), "
                 "or call it under no_grad()"
             )
-        array = self._output(tensor)
-        if tensor.grad_fn is None:
-            return lambda outputs, leaves: _wrap(array(outputs))
-        spent = Node(tensor.grad_fn.op, (), None, ())  # backward() was called inside of the step
+        if tensor._made_at is not None and _stale(tensor):
+            raise Refused("it returns a view of what was changed after the view was made")
+        number = self._made[id(tensor)] = len(self._makers)
+        shared = self._versions_of_made.setdefault(id(tensor._version), number)
+        # backward() was called inside of the step
+        spent = tensor.grad_fn and Node(tensor.grad_fn.op, (), None, ())
+        is_view = tensor._made_at is not None
+        self._makers.append((self._output(tensor), spent, shared, is_view))
+        return number
 
-        def with_history(outputs, leaves):
-            result = _wrap(array(outputs))
-            result.requires_grad, result.grad_fn = True, spent
-            return result
+    def _result(self, value):
+        """A function (new tensors, leaves) -> what the step returns."""
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if type(value) in CONTAINERS:
+            parts, kind = [self._result(v) for v in value], type(value)
+            return lambda made, leaves: kind([part(made, leaves) for part in parts])
+        if type(value) is dict:
+            entries = {k: self._result(v) for k, v in value.items()}
+            return lambda made, leaves: {k: v(made, leaves) for k, v in entries.items()}
+        if value is None or isinstance(value, bool | int | float | str):
+            return lambda made, leaves: value
+        raise Refused(f"it returns a {type(value).__name__}")
 
-        return with_history
+    def _tensor(self, tensor):
+        if id(tensor) in self._own:
+            own = self._own[id(tensor)]
+            return lambda made, leaves: leaves[own]
+        if id(tensor) in self._reached:
+            return lambda made, leaves: tensor
+        number = self._new_tensor(tensor)
+        return lambda made, leaves: made[number]
+
+    def _make(self, outputs):
+        """The Tensors that a replay makes."""
+        made = []
+        for array, spent, shared, is_view in self._makers:
+            tensor = _wrap(array(outputs))
+            if shared < len(made):
+                tensor._version = made[shared]._version
+            if is_view:
+                tensor._made_at = 0
+            if spent is not None:
+                tensor.requires_grad, tensor.grad_fn = True, spent
+            made.append(tensor)
+        return made
 
     # ---- the numbers of optimizers -------------------------------------------------------------------
 
@@ -167,7 +223,9 @@ class Plan:
             if tuple(value != 0 for value in numbers.values()) != structure:
                 return False
             for option in optimizer.live_options:
-                written.entry(group, option, group[option], option)
+                written.entry(group, option, option)
+                if isinstance(group[option], list):
+                    written.items(group[option], option)
             for at in calls:
                 for name, value in numbers.items():
                     if any(f == name for _, f, _, _ in kernels.FIELDS[self.calls[at].kernel]):
@@ -190,9 +248,12 @@ class Plan:
         for ready in self._weights:
             ready.refresh()
         outputs = self._replay.run(arrays)
-        for leaf, array in self.gradients:
-            leaf.grad = _wrap(array(outputs))
-        return self._build(outputs, leaves)
+        made = self._make(outputs)
+        for leaf, number in self.gradients:
+            leaf.grad = made[number]
+        for i in self.written_inputs:
+            leaves[i]._bump()
+        return self._build(made, leaves)
 
     def nanoseconds(self):
         return self._replay.nanoseconds()

@@ -4,10 +4,16 @@ From the function on, through closures, globals, bound objects, modules, optimiz
 put on a `Watch`; a plan holds only as long as none of them changed. What cannot be watched refuses to be compiled.
 """
 
-import builtins
+import collections
+import datetime
 import dis
 import functools
+import gc
+import os
+import random
+import re
 import sys
+import threading
 import types
 from collections.abc import Iterator
 
@@ -19,48 +25,121 @@ from fastconv.nn.module import Module
 from fastconv.optim import Optimizer
 
 LARGEST_CONTAINER = 1000
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.dtype, np.generic, slice, range)
-LOOK_UPS = ("LOAD_GLOBAL", "LOAD_NAME")
+ATOMS = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...))
 RANDOM = ("random", "numpy.random", "secrets")
+CLOCKS = ("time",)
+OPTIONS_ARE_READ = {"param_groups", "state_dict"}  # by code that names one of these
+
+CALLED_BY_FASTCONV = {"forward", "_update", "_numbers"}
+DYNAMIC = {"getattr", "eval", "exec", "vars", "attrgetter", "methodcaller", "__dict__"}
+
+LIBRARY = os.path.dirname(os.__file__)
+
+IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: the types that are written in C
+# C types that a Python class may be derived from: what they hold is walked.
+BASES = (object, dict, list, tuple, set, frozenset, int, float, complex, str, bytes)
+BASES += (collections.defaultdict, functools.partial, types.SimpleNamespace)
+BASES += (type(functools.cache(len)),)
+# C types whose objects do not change, or in a way that no number depends on.
+HARMLESS = (
+    np.dtype,
+    np.generic,
+    re.Pattern,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    datetime.tzinfo,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    types.CodeType,
+    types.GenericAlias,
+    types.UnionType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    type(NotImplemented),
+)
+OF_EVERY_CLASS = (
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__annotations__",
+    "_abc_impl",
+)
+ARRAY, REQUIRES_GRAD = Tensor._array, Tensor.requires_grad
 
 
-def _ours(module_name):
-    """Whether code of that module can be taken as it is: fastconv's own, NumPy's, Python's library."""
-    root = (module_name or "").split(".")[0]
-    # `builtins` is often the user's: exec() gives that name to what has none
-    library = root in sys.stdlib_module_names and root not in ("builtins", "__main__")
-    return library or root in ("fastconv", "numpy")
+def _is_library(namespace):
+    """Whether a module of that dictionary is of Python's own library: not merely called as one of them."""
+    name, file = namespace.get("__name__") or "", namespace.get("__file__")
+    if name.split(".")[0] not in sys.stdlib_module_names or name in ("__main__", "builtins"):
+        return False
+    return file is None or file.startswith(LIBRARY) and "site-packages" not in file
 
 
-def _names(code):
-    """(globals, attributes): the names that a code object, and those inside it, look up as one or the other."""
-    looked_up = {i.argval for i in dis.get_instructions(code) if i.opname in LOOK_UPS}
-    attributes = set(code.co_names)
+def _ours(namespace):
+    """Whether code of that module can be taken as it is: fastconv's own, NumPy's, Python's."""
+    root = (namespace.get("__name__") or "").split(".")[0]
+    return root in ("fastconv", "numpy") or _is_library(namespace)
+
+
+def _module_of(cls):
+    return vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
+
+
+def _is_ours_in_c(cls, value):
+    """Whether an object of a C type is fastconv's or NumPy's: a kernel, a ufunc, a generator's bits."""
+    makers = (cls.__module__, getattr(value, "__module__", None) or "")
+    return any(maker.split(".")[0] in ("fastconv", "numpy") for maker in makers)
+
+
+def _codes(code):
+    """A code object and those inside it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            more = _names(constant)
-            looked_up |= more[0]
-            attributes |= more[1]
-    return looked_up, attributes
+            yield from _codes(constant)
+
+
+class _Names:
+    """The names in a function's code: looked up as globals; imported; and all, texts included, that can be those of
+    attributes."""
+
+    def __init__(self, function):
+        self.globals, self.imported, self.all = set(), set(), set()
+        for code in _codes(function.__code__):
+            texts = {c for c in code.co_consts if isinstance(c, str) and c.isidentifier()}
+            self.all |= {*code.co_names, *texts}
+            for instruction in dis.get_instructions(code):
+                if instruction.opname == "IMPORT_NAME":
+                    self.imported.add(instruction.argval)
+                elif instruction.opname.endswith(("_GLOBAL", "_NAME", "_GLOBALS")):
+                    self.globals.add(instruction.argval)
+        if "globals" in self.globals:
+            self.globals |= self.all
 
 
 class Reach:
-    """The walk. watch: what must not change; tensors, arrays, optimizers: what was met; refusal: why it cannot be
+    """The walk. watch: what must not change; tensors, optimizers: what was met, by id; refusal: why it cannot be
     compiled, or None."""
 
     def __init__(self):
         self.watch = kernels.Watch()
-        self.tensors, self.arrays, self.optimizers = {}, {}, {}
+        self.tensors, self.optimizers = {}, {}
         self.refusal = None
         self._met = {}
+        self._names = set()  # in the code of functions that are not some class's
+        self._methods = []  # (name, the names in its code)
+        self._modules = []  # that are not globals
 
     def visit(self, value, name):
         """Walk on from `value`, which the source calls `name`."""
-        if hasattr(
-            type(value), "compiled_from"
-        ):  # a compiled function stands for the function itself
-            value = value.compiled_from
-        if isinstance(value, PLAIN) or id(value) in self._met:
+        if hasattr(type(value), "compiled_from"):
+            value = value.compiled_from  # a compiled function stands for the function itself
+        if type(value) in ATOMS or id(value) in self._met:
             return
         self._met[id(value)] = value
         for kind, walk in self._walks:
@@ -69,16 +148,50 @@ class Reach:
                 return
         self._object(value, name)
 
+    def finish(self):
+        """What is known only after the walk."""
+        for module in self._modules:  # which may grow meanwhile
+            named = self._names.union(*(names for _, names in self._methods))
+            self._attributes_of(module, named, set())
+        if OPTIONS_ARE_READ & self._named_in_what_may_run():
+            for optimizer in self.optimizers.values():
+                for i, group in enumerate(optimizer.param_groups):
+                    self._entries(group, f"param_groups[{i}]")
+
+    def _named_in_what_may_run(self):
+        """All names in the code, without those in methods that no code names."""
+        names, methods = self._names | CALLED_BY_FASTCONV, self._methods
+        while True:
+            runs = [m for m in methods if m[0] in names or m[0].startswith("__") or names & DYNAMIC]
+            if not runs:
+                return names
+            names = names.union(*(named for _, named in runs))
+            methods = [m for m in methods if m not in runs]
+
+    def is_live(self, optimizer):
+        """Whether the numbers of its groups go nowhere but into its kernels' arguments."""
+        cls = type(optimizer)
+        return _ours(_module_of(cls)) and "_update" not in vars(optimizer)
+
     def _refuse(self, cause):
         self.refusal = self.refusal or cause
 
+    # ---- numbers -------------------------------------------------------------------------------------
+
     def _tensor(self, tensor, name):
         self.tensors[id(tensor)] = tensor
-        self.watch.attribute(tensor, "_array", tensor._array, f"the memory of {name}")
-        self.watch.attribute(tensor, "requires_grad", tensor.requires_grad, f"{name}.requires_grad")
+        if tensor.grad_fn is not None and tensor.grad_fn.backward is not None:
+            self._refuse(f"{name} was computed outside of it, from what requires a gradient")
+        self.watch.slot(tensor, ARRAY, tensor._array, f"the memory of {name}")
+        self.watch.memory(tensor._array, f"the shape of {name}")
+        self.watch.slot(tensor, REQUIRES_GRAD, tensor.requires_grad, f"{name}.requires_grad")
+        if type(tensor) is not Tensor:
+            self._instance(tensor, name)
 
     def _array(self, array, name):
-        self.arrays[id(array)] = array
+        self._refuse(
+            f"{name} is a NumPy array, whose numbers could change unseen; make it a Tensor"
+        )
 
     def _random(self, generator, name):
         self._refuse(f"{name} draws random numbers that a replay would not draw again")
@@ -86,34 +199,49 @@ class Reach:
     def _iterator(self, iterator, name):
         self._refuse(f"{name} is an iterator, which a replay would not advance")
 
-    def _entries(self, container, name, form, skipped=()):
+    # ---- containers ----------------------------------------------------------------------------------
+
+    def _fits(self, container, name):
         if len(container) > LARGEST_CONTAINER:
             self._refuse(f"{name} has {len(container)} elements, too many to watch")
+        return len(container) <= LARGEST_CONTAINER
+
+    def _entries(self, container, name, skipped=()):
+        """What a dict holds. A name that ends with a point is that of an object, whose attributes they are."""
+        if not self._fits(container, name):
             return
-        self.watch.size(container, f"the size of {name}")
-        watched = [
-            (key, value, form.format(name, key if isinstance(key, PLAIN) else type(key)))
-            for key, value in container.items()
-            if key not in skipped
-        ]
-        for key, value, entry in watched:
-            self.watch.entry(container, key, value, entry)
-        for _, value, entry in watched:
-            self.visit(value, entry)
+        self.watch.dictionary(container, name, skipped)
+        for key, value in list(container.items()):
+            if not (isinstance(key, str) and key in skipped):
+                self.visit(value, f"{name}{key}" if name.endswith(".") else f"{name}[{key!r:.30}]")
+            if type(key) not in ATOMS and not isinstance(key, Tensor):
+                self.visit(key, f"a key of {name}")
 
     def _dictionary(self, dictionary, name):
-        self._entries(dictionary, name, "{}[{!r}]")
+        self._entries(dictionary, name)
+        self._rest(dictionary, dict, name)
 
     def _sequence(self, sequence, name):
-        if len(sequence) > LARGEST_CONTAINER:
-            self._refuse(f"{name} has {len(sequence)} elements, too many to watch")
+        if not self._fits(sequence, name):
             return
-        if not isinstance(sequence, tuple):
-            self.watch.size(sequence, f"the size of {name}")
+        if isinstance(sequence, list):
+            self.watch.items(sequence, f"the elements of {name}")
+        elif isinstance(sequence, set):
+            self.watch.members(sequence, f"the elements of {name}")
         for i, value in enumerate(sequence):
-            if isinstance(sequence, list):
-                self.watch.item(sequence, i, value, f"{name}[{i}]")
             self.visit(value, f"{name}[{i}]")
+        self._rest(sequence, (list, tuple, set, frozenset), name)
+
+    def _rest(self, container, kinds, name):
+        """An object of a class derived from a container's has attributes too."""
+        if type(container) not in (kinds if isinstance(kinds, tuple) else (kinds,)):
+            self._object(container, name)
+
+    def _proxy(self, proxy, name):
+        for dictionary in gc.get_referents(proxy):
+            self.visit(dictionary, name)
+
+    # ---- fastconv's objects --------------------------------------------------------------------------
 
     def _module(self, module, name):
         if module._forward_hooks or module._forward_pre_hooks:
@@ -122,89 +250,143 @@ class Reach:
 
     def _optimizer(self, optimizer, name):
         self.optimizers[id(optimizer)] = optimizer
-        self._met[id(optimizer.param_groups)] = optimizer.param_groups
-        self.watch.size(optimizer.param_groups, f"the groups of {name}")
+        self.watch.items(optimizer.param_groups, f"the groups of {name}")
+        live = optimizer.live_options if self.is_live(optimizer) else ()
         for i, group in enumerate(optimizer.param_groups):
-            live = (*optimizer.live_options, "params")
-            self._entries(group, f"{name}.param_groups[{i}]", "{}[{!r}]", live)
-            self._sequence(group["params"], f"{name}.param_groups[{i}]['params']")
-        self._object(optimizer, name)
+            self._entries(group, f"{name}.param_groups[{i}]", live)
+        self._object(optimizer, name, ("param_groups",))
+
+    # ---- code ----------------------------------------------------------------------------------------
 
     def _function(self, function, name):
-        for attribute in ("__code__", "__defaults__", "__kwdefaults__"):
-            value = getattr(function, attribute)
-            self.watch.attribute(function, attribute, value, f"{name}.{attribute}")
-            if attribute != "__code__":
-                self.visit(value, f"{name}.{attribute}")
-        for variable, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
+        self.watch.function(function, name)
+        for attribute in ("__defaults__", "__kwdefaults__"):
+            self.visit(getattr(function, attribute), f"{name}.{attribute}")
+        ours = _ours(function.__globals__)
+        if not ours:
+            self._entries(function.__dict__, f"{name}.")
+        cells = function.__closure__ or ()
+        for variable, cell in zip(function.__code__.co_freevars, cells, strict=True):
+            self.watch.cell(cell, variable)
             try:
-                value = cell.cell_contents
-            except ValueError:  # bound later
+                self.visit(cell.cell_contents, variable)
+            except ValueError:
                 self._refuse(f"{variable} has no value yet")
-                continue
-            self.watch.attribute(cell, "cell_contents", value, variable)
-            self.visit(value, variable)
-        if not _ours(function.__module__):
-            self._globals(function.__globals__, *_names(function.__code__))
-
-    def _globals(self, namespace, names, attributes):
-        for name in sorted(names):
-            if name not in namespace:
-                continue
-            value = namespace[name]
-            self.watch.entry(namespace, name, value, name)
-            if isinstance(value, types.ModuleType):
-                self._attributes_of(value, attributes)
+        if not ours:
+            names = _Names(function)
+            if "." in name:  # found as an attribute: it may run if some code names it
+                self._methods.append((name.rpartition(".")[2], names.all))
             else:
-                self.visit(value, name)
+                self._names |= names.all
+            self._globals(function.__globals__, names)
 
-    def _attributes_of(self, module, names):
-        """Those attributes of an imported module that the code names."""
+    def _globals(self, namespace, names):
+        for name in sorted(names.globals):
+            self.watch.entry(namespace, name, name)
+            if name in namespace:
+                self._named(namespace[name], name, names)
+        for name in sorted(names.imported):
+            parts = name.split(".")
+            above = [".".join(parts[: i + 1]) for i in range(len(parts))]
+            for full in (*above, f"{namespace.get('__package__')}.{name}".rstrip(".")):
+                self.watch.entry(sys.modules, full, f"the module {full}")
+                self._named(sys.modules.get(full), full, names)
+
+    def _named(self, value, name, names):
+        if isinstance(value, types.ModuleType):
+            self._attributes_of(value, names.all, set())
+        else:
+            self.visit(value, name)
+
+    def _loose_module(self, module, name):
+        self._modules.append(module)
+
+    def _attributes_of(self, module, names, above):
+        """Those attributes of an imported module, and of modules in it, that the code names."""
         if module.__name__ in RANDOM or (module is np and "random" in names):
             self._random(module, f"the module {module.__name__}")
-        if _ours(module.__name__):
+        if module.__name__ in CLOCKS:
+            self._refuse(
+                f"the module {module.__name__} tells a time that a replay would not ask for"
+            )
+        if module.__name__.split(".")[0] in ("fastconv", "numpy") or id(module) in above:
             return
         for name in sorted(names & vars(module).keys()):
             value = vars(module)[name]
-            self.watch.entry(vars(module), name, value, f"{module.__name__}.{name}")
-            if not isinstance(value, types.ModuleType):
+            self.watch.entry(vars(module), name, f"{module.__name__}.{name}")
+            if isinstance(value, types.ModuleType):
+                self._attributes_of(value, names, above | {id(module)})
+            else:
                 self.visit(value, f"{module.__name__}.{name}")
 
     def _method(self, method, name):
+        self.visit(method.__func__, name.rpartition(".")[2])
         self.visit(method.__self__, f"the owner of {name}")
-        self.visit(method.__func__, name)
+
+    def _builtin(self, function, name):
+        """A function in C: bound to an object, to a module, or to nothing."""
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, types.ModuleType) or owner is None:
+            if (function.__module__ or "").lstrip("_") in (*RANDOM, *CLOCKS):
+                self._refuse(f"{name} gives something else each time")
+        else:
+            self.visit(owner, f"the owner of {name}")
 
     def _partial(self, partial, name):
         for part in (partial.func, partial.args, partial.keywords):
             self.visit(part, name)
+        self._instance(partial, name)
+
+    def _descriptor(self, descriptor, name):
+        """A property, a class method, a static method: the functions in it."""
+        for part in ("__func__", "fget", "fset", "fdel"):
+            self.visit(getattr(descriptor, part, None), name)
 
     def _class(self, cls, name):
         for base in cls.__mro__:
-            if _ours(base.__module__) or getattr(builtins, base.__name__, None) is base:
+            if base.__flags__ & IMMUTABLE_TYPE or _ours(_module_of(base)):
                 continue
-            for attribute, value in vars(base).items():
-                if attribute not in ("__dict__", "__weakref__", "__doc__"):
-                    value = getattr(value, "__func__", getattr(value, "fget", value))
-                    self.visit(value, f"{base.__name__}.{attribute}")
-                    if isinstance(vars(base)[attribute], (types.FunctionType, *PLAIN)):
-                        self.watch.attribute(base, attribute, value, f"{base.__name__}.{attribute}")
+            own = kernels.dictionary_of_class(base)
+            self._entries(own, f"{base.__name__}.", OF_EVERY_CLASS)
 
-    def _object(self, value, name):
+    # ---- other objects -------------------------------------------------------------------------------
+
+    def _object(self, value, name, skipped=()):
         """An instance: what its dictionary and its slots hold, and what its class can read."""
-        self.visit(type(value), type(value).__name__)
-        if hasattr(value, "__dict__") and isinstance(value.__dict__, dict):
-            self._entries(value.__dict__, name, "{}.{}")
-        for cls in type(value).__mro__:
-            slots = cls.__dict__.get("__slots__", ())
-            for slot in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(value, slot) and slot not in ("__dict__", "__weakref__"):
-                    self.watch.attribute(value, slot, getattr(value, slot), f"{name}.{slot}")
-                    self.visit(getattr(value, slot), f"{name}.{slot}")
+        cls = type(value)
+        in_c = cls.__flags__ & IMMUTABLE_TYPE
+        if isinstance(value, HARMLESS) or in_c and _is_ours_in_c(cls, value):
+            return
+        if cls.__module__ == "logging":  # what it writes, it writes while recording
+            return
+        for base in cls.__mro__:
+            if base.__flags__ & IMMUTABLE_TYPE and base not in BASES:
+                self._refuse(f"{name} is a {base.__name__}, which cannot be watched")
+        self._instance(value, name, skipped)
 
-    def _ignored(self, value, name):
-        pass
+    def _instance(self, value, name, skipped=()):
+        cls = type(value)
+        self.visit(cls, cls.__name__)
+        self.watch.instance(value, f"the class of {name}")
+        if cls.__dictoffset__:
+            self._entries(value.__dict__, f"{name}.", skipped)
+            for key in skipped:
+                self.watch.entry(value.__dict__, key, f"{name}.{key}")
+        for base in cls.__mro__:
+            if base.__flags__ & IMMUTABLE_TYPE or base is Tensor:
+                continue
+            for slot, member in vars(base).items():
+                if isinstance(member, types.MemberDescriptorType):
+                    self._slot(value, member, f"{name}.{slot}")
+
+    def _slot(self, value, member, name):
+        try:
+            held = member.__get__(value)
+        except AttributeError:
+            held = kernels.ABSENT
+        self.watch.slot(value, member, held, name)
+        if held is not kernels.ABSENT:
+            self.visit(held, name)
 
     _walks = (
         (Tensor, _tensor),
@@ -213,13 +395,14 @@ class Reach:
         (Optimizer, _optimizer),
         (types.FunctionType, _function),
         (types.MethodType, _method),
-        (types.BuiltinFunctionType, _ignored),
-        (types.ModuleType, _ignored),
+        ((types.BuiltinFunctionType, types.MethodWrapperType), _builtin),
+        (types.ModuleType, _loose_module),
         (functools.partial, _partial),
-        (np.random.Generator, _random),
-        (np.random.RandomState, _random),
+        ((property, classmethod, staticmethod), _descriptor),
+        ((np.random.Generator, np.random.RandomState, random.Random), _random),
         (type, _class),
         (dict, _dictionary),
-        (list | tuple | set | frozenset, _sequence),
+        ((list, tuple, set, frozenset), _sequence),
+        (types.MappingProxyType, _proxy),
         (Iterator, _iterator),
     )

@@ -5,16 +5,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastconv import kernels
-from fastconv.autograd import Tensor
-from fastconv.compiler.reach import Reach
+from fastconv import kernels, random
+from fastconv.autograd import Tensor, is_grad_enabled
+from fastconv.compiler.reach import ARRAY, Reach
 from fastconv.optim import optimizer as optimizers
 
+GRAD = Tensor.grad
 _one_at_a_time = threading.RLock()
 
 
 class Refused(Exception):
-    """The function cannot be replayed; the text says why."""
+    """The function cannot be replayed; the text says why. watch: if given, what would have to change for another
+    answer."""
+
+    def __init__(self, cause, watch=None):
+        super().__init__(cause)
+        self.watch = watch
+
+
+class RefusedNow(Refused):
+    """This call cannot be recorded; others may."""
 
 
 @dataclass
@@ -90,6 +100,8 @@ def _operands(kernel, words, seen):
     for kind, name, array in seen:
         if kernel == "gemm" and name == "c" and words[places["beta"]] == 0:
             kind = "OUT"
+        if kernel == "sgd_step" and name == "v" and words[places["first"]]:
+            kind = "OUT"
         root = root_of(array)
         yield Operand(kind, name, array, root, int(words[places[name]]) - address(root))
 
@@ -97,12 +109,48 @@ def _operands(kernel, words, seen):
 def _known_roots(leaves, reach, gradients_before):
     """The memory that is watched: that of the arguments, and of all that the function can reach."""
     tensors = [*leaves, *reach.tensors.values(), *gradients_before.values()]
-    arrays = [t._array for t in tensors if t is not None] + list(reach.arrays.values())
-    return {id(root_of(a)): root_of(a) for a in arrays}
+    roots = [root_of(t._array) for t in tensors if t is not None]
+    roots.append(random.default_generator.dropout_state)  # the one array of which all know
+    return {id(root): root for root in roots}
 
 
 def _leaves_with_gradients(reach):
     return [t for t in reach.tensors.values() if t.grad_fn is None]
+
+
+def _others(value):
+    """What a plain container holds besides Tensors."""
+    if type(value) in (tuple, list):
+        for element in value:
+            yield from _others(element)
+    elif type(value) is dict:
+        yield from _others(list(value.values()))
+    elif not isinstance(value, Tensor):
+        yield value
+
+
+def _refuse_shared_memory(leaves, reach, gradients):
+    """A replay gives each argument memory of its own: what is known by another name has to keep its place."""
+    known = [t._array for t in (*reach.tensors.values(), *gradients.values()) if t is not None]
+    for i, leaf in enumerate(leaves):
+        if any(np.may_share_memory(leaf._array, other._array) for other in leaves[:i]):
+            raise RefusedNow("two arguments share memory")
+        if any(np.may_share_memory(leaf._array, array) for array in known):
+            raise RefusedNow("an argument shares memory with what the function reaches otherwise")
+
+
+def _state(leaf):
+    return leaf._array, leaf.requires_grad, leaf.grad, leaf.grad_fn, leaf._version
+
+
+def _numbers(reach):
+    """The numbers of the optimizers' groups, which are not watched."""
+    return [
+        optimizer._numbers(group)
+        for optimizer in reach.optimizers.values()
+        if reach.is_live(optimizer)
+        for group in optimizer.param_groups
+    ]
 
 
 def trace(function, args, kwargs, leaves):
@@ -110,12 +158,14 @@ def trace(function, args, kwargs, leaves):
     recording has a refusal afterwards was run, but cannot be replayed."""
     reach = Reach()
     reach.visit(function, getattr(function, "__name__", type(function).__name__))
-    for value in (*args, *kwargs.values()):
-        if not isinstance(value, Tensor):
-            reach.visit(value, "an argument")
+    for value in _others([*args, *kwargs.values()]):
+        reach.visit(value, "an argument")
+    reach.finish()
     if reach.refusal:
-        raise Refused(reach.refusal)
+        raise Refused(reach.refusal, reach.watch)
     before = {id(t): t.grad for t in _leaves_with_gradients(reach)}
+    _refuse_shared_memory(leaves, reach, before)
+    states, numbers, mode = [_state(leaf) for leaf in leaves], _numbers(reach), is_grad_enabled()
     marks = []
     with _one_at_a_time, kernels.Recording() as recording:
         outer, optimizers.listener = optimizers.listener, None
@@ -127,6 +177,16 @@ def trace(function, args, kwargs, leaves):
         finally:
             optimizers.listener = outer
     changed = reach.watch.changed()
+    if numbers != _numbers(reach):
+        changed = changed or "an option of an optimizer"
+    if any(
+        a is not b
+        for leaf, state in zip(leaves, states, strict=True)
+        for a, b in zip(_state(leaf), state, strict=True)
+    ):
+        recording.refuse("it changes an argument's attributes")
+    if is_grad_enabled() is not mode:
+        recording.refuse("it switches gradients on or off")
     calls = [
         Call(
             kernel,
@@ -136,27 +196,40 @@ def trace(function, args, kwargs, leaves):
         )
         for kernel, dtype, words, operands in recording.calls
     ]
-    known = _known_roots(leaves, reach, before)
+    _explain_all(recording, calls, _known_roots(leaves, reach, before))
     touched = {id(o.root) for call in calls for o in call.operands.values()}
-    for call in calls:
-        for operand in call.operands.values():
-            _explain(recording, call, operand, known)
     gradients = []
     for tensor in _leaves_with_gradients(reach):
-        _watch_gradient(reach, recording, tensor, before.get(id(tensor)), touched, gradients)
+        dropped = _watch_gradient(
+            reach, recording, tensor, before.get(id(tensor)), touched, gradients
+        )
+        changed = changed or dropped
     marks = [m for m in marks if m is not None]
     starts = [start for _, _, start in marks] + [len(calls)]
     live = [
         (optimizer, group, calls[starts[i] : starts[i + 1]])
         for i, (optimizer, group, _) in enumerate(marks)
+        if id(optimizer) in reach.optimizers and reach.is_live(optimizer)
     ]
     return Trace(calls, leaves, result, reach, gradients, live, changed, recording)
 
 
-def _explain(recording, call, operand, known):
-    """Refuse memory of which nothing is known: nobody would notice when it is another."""
-    if id(operand.root) in recording.new or id(operand.root) in known:
-        return
+def _explain_all(recording, calls, known):
+    """Refuse memory of which nothing is known: nobody would notice when it is another. Refuse also what was made in
+    the step, but not by a call."""
+    made = set(recording.constants)
+    for call in calls:
+        for operand in call.operands.values():
+            root = operand.root
+            if id(root) in recording.new:
+                if operand.reads and id(root) not in made:
+                    recording.refuse(f"{call.kernel} reads what NumPy wrote inside of the step")
+            elif id(root) not in known:
+                _explain(recording, call, operand)
+        made |= {id(o.root) for o in call.operands.values() if o.writes}
+
+
+def _explain(recording, call, operand):
     if recording.made_by_numpy(operand.array):
         recording.refuse(f"{call.kernel} reads an array that NumPy made inside of the step")
     else:
@@ -166,21 +239,23 @@ def _explain(recording, call, operand, known):
 
 
 def _watch_gradient(reach, recording, tensor, before, touched, gradients):
+    """Watch what the recording was made for; the name of what the next call will find changed, or None."""
     after = tensor.grad
     watch = reach.watch
     if after is before:
-        watch.attribute(tensor, "grad", before, "a gradient")
+        watch.slot(tensor, GRAD, before, "a gradient")
         if before is not None:
-            watch.attribute(before, "_array", before._array, "the memory of a gradient")
+            watch.slot(before, ARRAY, before._array, "the memory of a gradient")
+            watch.memory(before._array, "the shape of a gradient")
             reach.tensors[id(before)] = before
-        return
+        return None
     if before is None:
-        watch.attribute(tensor, "grad", None, "a gradient")
+        watch.slot(tensor, GRAD, None, "a gradient")
     elif id(root_of(before._array)) in touched:
         recording.refuse("a gradient is read and then replaced")
     else:
-        watch.present(tensor, "grad", "a gradient")
-    if after is not None:
-        gradients.append((tensor, after))
-    else:
-        recording.refuse("a gradient is dropped")
+        watch.present(tensor, GRAD, "a gradient")
+    if after is None:
+        return "a gradient"
+    gradients.append((tensor, after))
+    return None

@@ -2,9 +2,12 @@
 
 import threading as _threading
 
-from cpython.dict cimport PyDict_GetItem, PyDict_Next
-from cpython.object cimport PyObject
+from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdlib cimport calloc, free, realloc
+
+cdef extern from "Python.h":
+    PyObject *PyList_GET_ITEM(object list, Py_ssize_t index)
 
 cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_call:
@@ -39,32 +42,57 @@ def same_value(a, b):
     return equal_values(a, b)
 
 
+#: What `Watch` sees where there is nothing.
+ABSENT = object()
+
+
 cdef extern from *:
     """
     #include <structmember.h>
 
-    /* Where the objects of a type keep the attribute that this descriptor reads, a slot; 0 if it is not one. */
-    static Py_ssize_t fc_slot_offset(PyObject *descriptor) {
-        return Py_TYPE(descriptor) == &PyMemberDescr_Type ? ((PyMemberDescrObject *)descriptor)->d_member->offset : 0;
+    /* Where a slot of a Python class lies in its instances, in bytes; -1 for what is no such slot. */
+    static Py_ssize_t fc_slot_offset(PyObject *member) {
+        if (!Py_IS_TYPE(member, &PyMemberDescr_Type)) return -1;
+        return ((PyMemberDescrObject *)member)->d_member->offset;
+    }
+    static const Py_ssize_t fc_cell_offset = offsetof(PyCellObject, ob_ref);
+    static const Py_ssize_t fc_function_offsets[4] = {
+        offsetof(PyFunctionObject, func_code), offsetof(PyFunctionObject, func_defaults),
+        offsetof(PyFunctionObject, func_kwdefaults), offsetof(PyFunctionObject, func_dict),
+    };
+    static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
+    static PyObject *fc_dictionary_of_class(PyObject *cls) {
+        PyObject *const found = ((PyTypeObject *)cls)->tp_dict;
+        return Py_NewRef(found ? found : Py_None);
     }
     """
-    Py_ssize_t fc_slot_offset(object descriptor)
+    Py_ssize_t fc_slot_offset(object member)
+    const Py_ssize_t fc_cell_offset
+    const Py_ssize_t fc_function_offsets[4]
+    PyObject *fc_slot(PyObject *owner, Py_ssize_t offset)
+    object fc_dictionary_of_class(object cls)
+    object PyObject_GenericGetDict(object owner, void *context)
+
+
+def dictionary_of_class(cls):
+    """The dictionary that vars(cls) shows."""
+    return fc_dictionary_of_class(cls)
 
 
 cdef enum watched_kind:
-    ENTRY, ITEM, SLOT, ATTRIBUTE, PRESENT, SIZE
+    ENTRY, DICTIONARY, ITEM, LIST, SET, CLASS, SLOT, PRESENT, MEMORY
 
 
 cdef struct watched:
     watched_kind kind
     PyObject *owner  # borrowed, as are the others: the Watch's list holds them
     PyObject *key
-    PyObject *value
-    Py_ssize_t number  # an index, a size, or where a slot lies
+    PyObject *value  # NULL where there was nothing
+    Py_ssize_t number  # an offset in bytes, or a size
 
 
 cdef class Watch:
-    """What must be as it was for a plan to hold: entries of containers, their sizes, attributes."""
+    """What must be as it was for a plan to hold."""
 
     cdef watched *all
     cdef Py_ssize_t count, room
@@ -77,31 +105,73 @@ cdef class Watch:
     def __dealloc__(self):
         free(self.all)
 
-    def entry(self, container, key, value, str name):
-        """container[key] must stay `value`; the container is a dict, or of a class derived from it."""
-        if not isinstance(container, dict):
-            raise TypeError(f"container must be a dict, got {type(container).__name__}")
-        self.add(ENTRY, container, key, value, 0, name)
+    def __len__(self):
+        return self.count
+
+    def entry(self, container, key, str name):
+        """container[key], of a dict, must stay what it is, or stay away."""
+        self.add(ENTRY, container, key, container.get(key, ABSENT), 0, name)
+
+    def dictionary(self, container, str name, tuple skipped=()):
+        """The keys of a dict must stay, in their order, and all values but those of the keys in `skipped`. A name that ends
+        with a point is followed by keys, another by [keys]."""
+        values = [ABSENT if type(key) is str and key in skipped else value for key, value in container.items()]
+        self.add(DICTIONARY, container, list(container), values, len(values), name)
 
     def item(self, list container not None, Py_ssize_t index, value, str name):
         """container[index] must stay `value`."""
         self.add(ITEM, container, None, value, index, name)
 
-    def attribute(self, owner, str attribute, value, str name):
-        """owner.attribute must stay `value`; where there is none, it counts as None."""
-        cdef Py_ssize_t offset = fc_slot_offset(getattr(type(owner), attribute, None))
-        self.add(SLOT if offset > 0 else ATTRIBUTE, owner, attribute, value, offset, name)
+    def items(self, list container not None, str name):
+        """The elements must stay."""
+        self.add(LIST, container, None, list(container), len(container), name)
 
-    def present(self, owner, str attribute, str name):
-        """owner.attribute must not be None."""
-        self.add(PRESENT, owner, attribute, None, 0, name)
+    def members(self, container not None, str name):
+        """The elements of a set must stay."""
+        self.add(SET, container, None, list(container), len(container), name)
 
-    def size(self, container not None, str name):
-        """len(container) must stay what it is."""
-        self.add(SIZE, container, None, None, len(container), name)
+    def instance(self, owner, str name):
+        """The class must stay, and the dictionary of attributes the same one."""
+        dictionary = owner.__dict__ if type(owner).__dictoffset__ else ABSENT
+        self.add(CLASS, owner, type(owner), dictionary, 0, name)
+
+    def slot(self, owner, member, value, str name):
+        """The slot `member` (what getattr(class, name) gives) of owner must stay `value`, which may be ABSENT."""
+        self.add(SLOT, owner, member, value, self.offset(member), name)
+
+    def cell(self, cell, str name):
+        """What the cell of a closure holds must stay, or stay away."""
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = ABSENT
+        self.add(SLOT, cell, None, value, fc_cell_offset, name)
+
+    def function(self, function, str name):
+        """Code, defaults, and the dictionary of attributes must stay what they are."""
+        values = (function.__code__, function.__defaults__, function.__kwdefaults__, function.__dict__)
+        for value, offset in zip(values, fc_function_offsets):
+            self.add(SLOT, function, None, ABSENT if value is None else value, offset, name)
+
+    def present(self, owner, member, str name):
+        """The slot must not become None."""
+        self.add(PRESENT, owner, member, None, self.offset(member), name)
+
+    def memory(self, cnp.ndarray array not None, str name):
+        """The array must keep its address, shape and strides."""
+        self.add(MEMORY, array, None, array.view(), 0, name)
+
+    cdef Py_ssize_t offset(self, member) except -1:
+        cdef Py_ssize_t found = fc_slot_offset(member)
+        if found < 0:
+            raise TypeError(f"{member!r} is not a slot")
+        return found
 
     cdef int add(self, watched_kind kind, owner, key, value, Py_ssize_t number, str name) except -1:
         cdef watched *grown
+        cdef PyObject *expected = NULL
+        if value is not ABSENT:
+            expected = <PyObject *>value
         if self.count == self.room:
             grown = <watched *>realloc(self.all, (2 * self.room + 64) * sizeof(watched))
             if grown == NULL:
@@ -109,42 +179,90 @@ cdef class Watch:
             self.all, self.room = grown, 2 * self.room + 64
         self.held.append((owner, key, value))
         self.names.append(name)
-        self.all[self.count] = watched(kind, <PyObject *>owner, <PyObject *>key, <PyObject *>value, number)
+        self.all[self.count] = watched(kind, <PyObject *>owner, <PyObject *>key, expected, number)
         self.count += 1
         return 0
 
     cdef bint holds(self, watched *w) except -1:
-        if w.kind == SIZE:
-            return len(<object>w.owner) == w.number
+        if w.kind == SLOT:
+            return same(fc_slot(w.owner, w.number), w.value)
+        if w.kind == MEMORY:
+            return same_memory(<cnp.ndarray>w.owner, <cnp.ndarray>w.value)
+        if w.kind == DICTIONARY:
+            return PyDict_Size(<object>w.owner) == w.number and first_difference(w) < 0
+        if w.kind == CLASS:
+            if w.owner.ob_type != <PyTypeObject *>w.key:
+                return False
+            return w.value == NULL or PyObject_GenericGetDict(<object>w.owner, NULL) is <object>w.value
+        if w.kind == ENTRY:
+            return same(PyDict_GetItem(<object>w.owner, <object>w.key), w.value)
         if w.kind == ITEM:
-            return w.number < len(<list>w.owner) and equal_values((<list>w.owner)[w.number], <object>w.value)
-        found = getattr(<object>w.owner, <str>w.key, None)
-        return found is not None if w.kind == PRESENT else equal_values(found, <object>w.value)
+            return w.number < len(<list>w.owner) and same(PyList_GET_ITEM(<list>w.owner, w.number), w.value)
+        if w.kind == PRESENT:
+            return fc_slot(w.owner, w.number) != NULL and <object>fc_slot(w.owner, w.number) is not None
+        return len(<object>w.owner) == w.number and holds_elements(w)
 
     def changed(self):
         """The name of the first thing that is not what it was, or None."""
-        cdef Py_ssize_t i
-        cdef watched *w
-        cdef PyObject *found
-        cdef PyObject *expected_key
-        cdef PyObject *dictionary = NULL  # the one that `at` is a place in: entries stand together, in its order
-        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t i, at
         for i in range(self.count):
-            w = self.all + i
-            if w.kind == SLOT:
-                found = (<PyObject **>(<char *>w.owner + w.number))[0]
-                if found != w.value and (found == NULL or not equal_values(<object>found, <object>w.value)):
-                    return self.names[i]
-            elif w.kind == ENTRY:
-                if w.owner != dictionary:
-                    dictionary, at = w.owner, 0
-                if not PyDict_Next(<object>dictionary, &at, &expected_key, &found) or expected_key != w.key:
-                    found = PyDict_GetItem(<object>dictionary, <object>w.key)
-                if found != w.value and (found == NULL or not equal_values(<object>found, <object>w.value)):
-                    return self.names[i]
-            elif not self.holds(w):
+            if self.holds(&self.all[i]):
+                continue
+            if self.all[i].kind != DICTIONARY:
                 return self.names[i]
+            return name_of_entry(self.names[i], <list>self.all[i].key, first_difference(&self.all[i]))
         return None
+
+
+cdef str name_of_entry(str name, list keys, Py_ssize_t at):
+    if not 0 <= at < len(keys):
+        return f"the size of {name.rstrip('.')}"
+    key = keys[at]
+    if name.endswith("."):
+        return f"{name}{key}"
+    return f"{name}[{key!r}]" if type(key) in (str, int, bool) else f"{name}[a {type(key).__name__}]"
+
+
+cdef bint same(PyObject *found, PyObject *value) except -1:
+    return found == value or (found != NULL and value != NULL and equal_values(<object>found, <object>value))
+
+
+cdef Py_ssize_t first_difference(watched *w) except -2:
+    """The number of the first entry of a dictionary that changed, or -1."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef PyObject *expected
+    cdef Py_ssize_t place = 0, i = 0
+    cdef list keys = <list>w.key, values = <list>w.value
+    while PyDict_Next(<object>w.owner, &place, &key, &value):
+        if i == w.number or not same(key, PyList_GET_ITEM(keys, i)):
+            return i
+        expected = PyList_GET_ITEM(values, i)
+        if expected != <PyObject *>ABSENT and not same(value, expected):
+            return i
+        i += 1
+    return -1 if i == w.number else i
+
+
+cdef bint holds_elements(watched *w) except -1:
+    cdef Py_ssize_t i
+    for i in range(w.number):
+        if w.kind == SET:
+            if (<list>w.value)[i] not in <object>w.owner:
+                return False
+        elif not same(PyList_GET_ITEM(<list>w.owner, i), PyList_GET_ITEM(<list>w.value, i)):
+            return False
+    return True
+
+
+cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int d
+    if a.data != b.data or a.ndim != b.ndim:
+        return False
+    for d in range(a.ndim):
+        if a.shape[d] != b.shape[d] or a.strides[d] != b.strides[d]:
+            return False
+    return True
 
 
 cdef struct interval:
@@ -161,13 +279,31 @@ cdef struct relocation:
     int64_t slot, offset
 
 
+cdef struct label_place:
+    int64_t slot, offset, count, classes, ignored
+
+
+cdef bint are_classes(const int64_t *label, const label_place *place) noexcept:
+    cdef int64_t i
+    for i in range(place.count):
+        if (label[i] < 0 or label[i] >= place.classes) and label[i] != place.ignored:
+            return False
+    return True
+
+
+def form_of(x):
+    """An array of the same dtype, shape and strides, without the memory: never to be read."""
+    return np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, x.strides, writeable=x.flags.writeable)
+
+
 cdef class Replay:
     """A list of kernel calls over memory of its own, over arrays that it was given, and over slots.
 
     calls: (kernel, dtype, words) each, as a Recording has them. relocations: (call, word, slot, offset in bytes). Slots are
     the input arrays, of the shapes, strides and dtypes of `inputs`, then new arrays of the (shape, dtype) in `outputs`. keep:
     what must live as long as the plan. written: arrays that it writes besides; an input must not overlap them. versions: lists
-    whose first element each replay counts up.
+    whose first element each replay counts up. labels: (slot, offset in bytes, count, classes, ignored) of int64 labels in an
+    input, or with -1 for the slot, at an address: one that is no class is for eager execution to refuse.
     """
 
     cdef fc_call *calls
@@ -178,10 +314,12 @@ cdef class Replay:
     cdef cnp.ndarray words
     cdef list starts, keep, inputs, outputs, versions
     cdef interval *written
-    cdef Py_ssize_t written_count
+    cdef Py_ssize_t written_count, label_count
+    cdef label_place *labels
     cdef object lock
 
-    def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions):
+    def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions,
+                  list labels):
         cdef int64_t i = 0, total = 0
         self.count, self.move_count = len(calls), len(relocations)
         self.calls = <fc_call *>calloc(self.count + 1, sizeof(fc_call))
@@ -203,13 +341,18 @@ cdef class Replay:
             self.moves[i].word = first + <int64_t>(self.starts[call] + word)
             self.moves[i].slot, self.moves[i].offset = slot, offset
             i += 1
-        self.inputs, self.outputs, self.keep = inputs, outputs, keep
+        self.inputs, self.outputs, self.keep = [form_of(array) for array in inputs], outputs, keep
         self.versions, self.written_count = versions, len(written)
         self.written = <interval *>calloc(self.written_count + len(inputs) + 1, sizeof(interval))
-        if self.written == NULL:
+        self.label_count = len(labels)
+        self.labels = <label_place *>calloc(self.label_count + 1, sizeof(label_place))
+        if self.written == NULL or self.labels == NULL:
             raise MemoryError("fastconv: no memory for a plan")
         for i in range(self.written_count):
             extent(written[i], &self.written[i].first, &self.written[i].last)
+        for i in range(self.label_count):
+            slot, offset, count, classes, ignored = labels[i]
+            self.labels[i] = label_place(slot, offset, count, classes, ignored)
         self.lock = _threading.Lock()
 
     def __dealloc__(self):
@@ -217,6 +360,7 @@ cdef class Replay:
         free(self.moves)
         free(self.stamps)
         free(self.written)
+        free(self.labels)
 
     def accepts(self, list arrays):
         """Whether these arrays can stand for the inputs."""
@@ -238,6 +382,15 @@ cdef class Replay:
             for other in range(self.written_count + i):
                 if meet(own[i], self.written[other]):
                     return False
+        return self.has_good_labels(arrays)
+
+    cdef bint has_good_labels(self, list arrays) except -1:
+        cdef Py_ssize_t i
+        cdef size_t start
+        for i in range(self.label_count):
+            start = 0 if self.labels[i].slot < 0 else <size_t>(<cnp.ndarray>arrays[self.labels[i].slot]).data
+            if not are_classes(<const int64_t *>(start + <size_t>self.labels[i].offset), &self.labels[i]):
+                return False
         return True
 
     def set_number(self, int64_t call, int64_t word, double value):

@@ -183,6 +183,7 @@ def _index(key):
     if isinstance(key, tuple):
         return tuple(_index(k) for k in key)
     if isinstance(key, Tensor):
+        kernels.not_recorded("indexing with a Tensor")
         key = key._array
     if isinstance(key, np.ndarray) and key.ndim == 0 and key.dtype.kind in "iu":
         return int(key)
