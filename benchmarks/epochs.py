@@ -20,7 +20,7 @@ from fastconv.data import load_idx
 
 GROUP = "Fashion-MNIST"
 FOLDER = os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist")
-BATCH, RATE, MOMENTUM = 64, 0.02, 0.9
+BATCH, RATE, MOMENTUM = 64, 0.01, 0.9
 WANTED, MOST = 0.88, 10  # of the test images; epochs at most
 PEER = "PyTorch fused"
 
@@ -54,13 +54,13 @@ class Learner:
 
     def __init__(self, name):
         lib = self.lib = fastconv if name == COMPILED else torch
-        self.net, criterion = tutorial.tutorial_net(lib), lib.nn.CrossEntropyLoss()
+        net, criterion = tutorial.tutorial_net(lib), lib.nn.CrossEntropyLoss()
         options = {"fused": True} if lib is torch else {}
-        optimizer = lib.optim.SGD(self.net.parameters(), lr=RATE, momentum=MOMENTUM, **options)
-        self.step = training(lambda x, t: criterion(self.net(x), t), optimizer)
-        self.read, self.without_gradients = self.net, torch.inference_mode
+        optimizer = lib.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM, **options)
+        self.step = training(lambda x, t: criterion(net(x), t), optimizer)
+        self.read, self.without_gradients = net, torch.inference_mode
         if lib is fastconv:
-            self.step, self.read = fastconv.compile(self.step), fastconv.compile(self.net)
+            self.step, self.read = fastconv.compile(self.step), fastconv.compile(net)
             self.without_gradients = fastconv.no_grad
         self.seconds, self.total, self.until = [], 0.0, None
 

@@ -178,7 +178,19 @@ output stays there. ncnn takes batches of 1 only.
 
 Forward passes: PyTorch in `inference_mode`, fastconv in `no_grad`. Backward passes:
 `torch.ops.aten.convolution_backward` with the output mask of what is asked for, and
-`fastconv.kernels`. Training steps are eager on both sides; "fused" is PyTorch's `SGD(fused=True)`.
+`fastconv.kernels`.
+
+Whole networks: *fastconv* is eager, *fastconv compiled* is `fastconv.compile`, of the step or of the network.
+Eager is compared with PyTorch's eager alone; compiled with *any PyTorch* (eager, `SGD(fused=True)`,
+channels_last where the network allows it, `torch.compile` with the fused optimizer, and with its
+weights frozen for a forward pass), with JAX (`jit` of the whole step, old weights donated, the
+faster of NCHW and NHWC; a call ends when all results are there) and with the *loaded models*. A row
+whose name says so ran on two threads, in a process of its own. Compiling and all else that a first
+call does is not in the times. Fashion-MNIST: both sides begin with the same weights, get the same
+batches (slices of arrays; no DataLoader), and train in turns, an epoch each; the time until 88 % counts
+the tests after each epoch. Memory of a training step is the growth of the peak of the resident set
+of a process of its own over what it had after its imports, in three steps.
+
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings
 alternate. Extra memory is what a call adds to the memory of a new process beside its result."""
 

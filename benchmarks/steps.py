@@ -116,11 +116,6 @@ def tutorial_step(batch):
 # ---- ResNet-18 ----------------------------------------------------------------------------------
 
 
-def same_numbers(net, weights):
-    net.load_state_dict(weights)
-    return net
-
-
 def resnet_forward(threads, side=224, classes=1000):
     """Batch 1, after eval(): those that load a model fold each normalisation into a convolution."""
     (x,) = arrays((1, 3, side, side))
@@ -128,8 +123,9 @@ def resnet_forward(threads, side=224, classes=1000):
     theirs(torch.from_numpy(arrays((4, 3, 64, 64))[0]))  # means and variances that are not 0 and 1
     theirs.eval()
     weights = numbers(theirs)
-    compiled = fastconv.compile(same_numbers(models.resnet18(classes), weights).eval())
-    mine = fastconv.from_numpy(x)
+    ours, mine = models.resnet18(classes).eval(), fastconv.from_numpy(x)
+    ours.load_state_dict(weights)
+    compiled = fastconv.compile(ours)
     contenders = {COMPILED: lambda: compiled(mine)}
     for name, layout in peers.LAYOUTS.items():
         net = resnet18(classes, "imagenet").eval()
@@ -148,13 +144,12 @@ def resnet_step(name):
     lib = fastconv if name == COMPILED else torch
     (x,) = arrays((BATCH, 3, 32, 32))
     labels = np.arange(BATCH) % CLASSES
-    net = resnet18(CLASSES, "cifar")
     if lib is torch:
-        net = net.to(memory_format=peers.LAYOUTS[name])
+        net = resnet18(CLASSES, "cifar").to(memory_format=peers.LAYOUTS[name])
         images = peers.in_layout(x, peers.LAYOUTS[name])
     else:
-        net = same_numbers(models.resnet18(CLASSES, "cifar"), numbers(net))
-        images = fastconv.from_numpy(x)
+        fastconv.manual_seed(0)  # the same numbers, to rounding
+        net, images = models.resnet18(CLASSES, "cifar"), fastconv.from_numpy(x)
     cross_entropy = lib.nn.CrossEntropyLoss()
     fused = {"fused": True} if lib is torch else {}
     optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, **fused)
