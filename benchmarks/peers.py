@@ -73,6 +73,7 @@ def onnxruntime_conv2d(layer, x, w, b, threads):
 
 
 def openvino_model(model, x, output_size, threads):
+    sys.modules.setdefault("openvino_telemetry", None)  # it forks, to report to the network
     import openvino
 
     core = openvino.Core()
