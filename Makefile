@@ -21,7 +21,7 @@ test-parity: $(VENV)/parity ## the same numbers as PyTorch
 test-sanitize: $(VENV)/test ## the tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	BIN=$(BIN) tools/test_sanitized
 
-bench: $(VENV)/bench ## fastconv beside PyTorch, ONNX Runtime, OpenVINO, ncnn and MNN: benchmarks/RESULTS.md and README.md
+bench: $(VENV)/bench ## fastconv beside PyTorch, JAX, ONNX Runtime, OpenVINO, ncnn and MNN: benchmarks/RESULTS.md and README.md
 	$(BIN)/python benchmarks/run.py --write benchmarks/RESULTS.md --readme
 
 lint: $(VENV)/lint

@@ -1,12 +1,13 @@
 """What is compared: a Case makes its contenders, fastconv among them, on the same arrays."""
 
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import peers
+import resnet
+import steps
 import torch
 import tutorial
 from goals import OURS, PREPARED
@@ -16,12 +17,6 @@ import fastconv
 from fastconv import kernels
 from fastconv.nn import functional as F
 
-READY = {  # those that hold their weights ready before a call, and the modules that they need
-    "ONNX Runtime": (peers.onnxruntime_conv2d, ("onnxruntime", "onnx")),
-    "OpenVINO": (peers.openvino_conv2d, ("openvino", "onnx")),
-    "ncnn": (peers.ncnn_conv2d, ("ncnn",)),
-    "MNN": (peers.mnn_conv2d, ("MNN", "onnx")),
-}
 PASSES = ("forward", "backward-input", "backward-weight")
 SHORTEST_SPLIT = 1e-3  # seconds of a call whose threads are compared
 SETTLE = 0.004  # seconds in which idle threads stop spinning
@@ -43,15 +38,6 @@ class Case(NamedTuple):
     settle: float = 0.0
 
 
-def missing_peers():
-    """The names of those that are not installed."""
-    installed = {
-        name: all(importlib.util.find_spec(module) for module in modules)
-        for name, (_, modules) in READY.items()
-    }
-    return [name for name, there in installed.items() if not there]
-
-
 # ---- convolutions -------------------------------------------------------------------------------
 
 
@@ -67,9 +53,8 @@ def conv2d_forward(layer, threads):
     for name, layout in peers.LAYOUTS.items():
         theirs = *(peers.in_layout(a, layout) for a in (x, w)), torch.from_numpy(b)
         contenders[name] = lambda t=theirs: torch.nn.functional.conv2d(*t, *layer.options())
-    missing = missing_peers()
-    for name, (make, _) in READY.items():
-        call = None if name in missing else make(layer, x, w, b, threads)
+    for name, make in peers.CONV2D.items():
+        call = make(layer, x, w, b, threads) if peers.is_there(name) else None
         if call is not None:
             contenders[name] = call
     return contenders
@@ -302,18 +287,25 @@ def norm_cases():
             yield Case("Batch normalisation", name, 0.0, lambda m=make, s=shape: m(s))
 
 
-# ---- the tutorial's network ---------------------------------------------------------------------
+# ---- whole networks -----------------------------------------------------------------------------
 
 
-def tutorial_cases():
+def network_cases(threads):
+    """The names tell how many threads, if not one: these rows are measured on both."""
+    suffix = f", {threads} threads" if threads > 1 else ""
     for batch in (1, 64):
         flops = 2.0 * tutorial.FORWARD * batch
-        make = lambda b=batch: tutorial.forward(b)  # noqa: E731
-        yield Case("Tutorial", f"forward, batch {batch}", flops, make)
-    for batch in (1, 64):
+        make = lambda b=batch: steps.tutorial_forward(b, threads)  # noqa: E731
+        yield Case("Tutorial", f"forward, batch {batch}{suffix}", flops, make)
+    for batch in (1, 64, 256):
         flops = 2.0 * tutorial.TRAINING * batch
-        make = lambda b=batch: tutorial.train_step(b)  # noqa: E731
-        yield Case("Tutorial", f"training step, batch {batch}", flops, make, training=True)
+        make = lambda b=batch: steps.tutorial_step(b)  # noqa: E731
+        yield Case("Tutorial", f"training step, batch {batch}{suffix}", flops, make, training=True)
+    name = f"forward, 224², batch 1{suffix}"
+    yield Case("ResNet-18", name, 2.0 * resnet.IMAGENET, lambda: steps.resnet_forward(threads))
+    name = f"training step, 32², batch {steps.BATCH}{suffix}"
+    flops = 2.0 * resnet.CIFAR_TRAINING * steps.BATCH
+    yield Case("ResNet-18", name, flops, steps.resnet_training, training=True)
 
 
 def all_cases(threads, cores):
@@ -322,5 +314,5 @@ def all_cases(threads, cores):
     yield from pool_cases()
     yield from norm_cases()
     yield from gemm_cases()
-    yield from tutorial_cases()
+    yield from network_cases(threads)
     yield from own_cases(cores)

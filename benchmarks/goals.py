@@ -4,7 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-OURS, PREPARED = "fastconv", "fastconv prepared"
+OURS, PREPARED, COMPILED = "fastconv", "fastconv prepared", "fastconv compiled"
 
 
 class Match(NamedTuple):
@@ -13,12 +13,21 @@ class Match(NamedTuple):
     ours: str
     peers: tuple[str, ...]
 
+    def is_outside(self):
+        """Beside others, not beside fastconv itself with other settings."""
+        return self.ours in (OURS, PREPARED, COMPILED)
+
 
 # Like beside like: who transforms the weights in the call, and who has done it before.
 MATCHES = {
     "PyTorch": Match(OURS, ("PyTorch", "PyTorch channels_last", "PyTorch fused")),
     "ORT, OpenVINO": Match(PREPARED, ("ONNX Runtime", "OpenVINO")),
     "ncnn, MNN": Match(PREPARED, ("ncnn", "MNN")),
+    "any PyTorch": Match(
+        COMPILED, ("PyTorch", "PyTorch channels_last", "PyTorch fused", "torch.compile")
+    ),
+    "JAX": Match(COMPILED, ("JAX", "JAX NHWC")),
+    "loaded models": Match(COMPILED, ("ONNX Runtime", "OpenVINO", "MNN")),
     "MKL, OpenBLAS": Match(OURS, ("MKL (torch.mm)", "OpenBLAS (NumPy)")),
     "1 thread": Match("2 threads", ("1 thread",)),
     "x86_v4": Match("x86_v3", ("x86_v4",)),
@@ -47,10 +56,14 @@ class Row(NamedTuple):
     def slower(self):
         """Than a peer; not than fastconv itself with other settings."""
         return any(
-            ratio.median < 1
-            for match, ratio in self.ratios.items()
-            if MATCHES[match].ours in (OURS, PREPARED)
+            ratio.median < 1 for match, ratio in self.ratios.items() if MATCHES[match].is_outside()
         )
+
+
+def row_of(fields):
+    """The Row that became a list in a JSON file."""
+    *first, ratios = fields
+    return Row(*first, {match: Ratio(*values) for match, values in ratios.items()})
 
 
 class Goal(NamedTuple):
@@ -80,6 +93,8 @@ class Goal(NamedTuple):
 
 FOUR = ("PyTorch", "ORT, OpenVINO")
 BOTH = ("PyTorch",)
+TORCH, MODELS = "any PyTorch", "loaded models"
+STEP = (TORCH, "JAX")
 GOALS = [
     Goal("3×3 stride 1, forward", "3×3 stride 1, forward", FOUR, 2.5, 1.2),
     Goal("3×3 stride 1, forward, prepared", "3×3 stride 1, forward", ("ncnn, MNN",), 1.15, 0.95),
@@ -100,7 +115,15 @@ GOALS = [
     Goal("pooling", "Pooling", BOTH, 3.0),
     Goal("GEMM", "GEMM", ("MKL, OpenBLAS",), 1.1, 0.97, only=r"^\d"),
     Goal("GEMM, 512³ and above", "GEMM", (), worst=0.95, only=r"^(512|1024|2048)³"),
-    Goal("training step, batch 1", "Tutorial", BOTH, worst=3.0, only="step, batch 1$"),
+    Goal("eager training step, batch 1", "Tutorial", BOTH, worst=4.0, only="step, batch 1(,|$)"),
+    Goal("eager training step, batch 64", "Tutorial", BOTH, worst=3.0, only="step, batch 64"),
+    Goal("training step, batch 1", "Tutorial", STEP, worst=12.0, only="step, batch 1(,|$)"),
+    Goal("training step, batch 64", "Tutorial", STEP, worst=5.0, only="step, batch 64"),
+    Goal("training step, batch 256", "Tutorial", STEP, worst=5.0, only="step, batch 256"),
+    Goal("tutorial's Net, forward", "Tutorial", (*STEP, MODELS), worst=1.5, only="^forward"),
+    Goal("ResNet-18, training step", "ResNet-18", (TORCH,), worst=2.5, only="step"),
+    Goal("ResNet-18, 224², forward", "ResNet-18", (TORCH, MODELS), worst=1.25, only="^forward"),
+    Goal("Fashion-MNIST", "Fashion-MNIST", (TORCH,), worst=5.0),
     Goal("2 threads, layers over 1 ms", "2 threads against 1", ("1 thread",), worst=1.8),
     Goal("AVX2 on an AVX-512 machine", "x86_v3 against x86_v4", ("x86_v4",), worst=0.85),
 ]

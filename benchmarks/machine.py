@@ -10,7 +10,7 @@ import statistics
 import subprocess
 from pathlib import Path
 
-PEERS = ("torch", "onnxruntime", "openvino", "ncnn", "MNN", "numpy")
+PEERS = ("torch", "jax", "onnxruntime", "openvino", "ncnn", "MNN", "numpy")
 BUSY = 0.5  # a load average, before the run, that puts the numbers in doubt
 
 
@@ -78,5 +78,5 @@ def facts(threads, peak, rates, load, missing):
         ),
     ]
     if missing:
-        found.append(("left out, because not installed", ", ".join(missing)))
+        found.append(("left out, because not installed or not working here", ", ".join(missing)))
     return found

@@ -1,4 +1,5 @@
-"""What a convolution takes beside its arrays: the growth of the peak of a new process's memory."""
+"""What a convolution takes beside its arrays, and a training step over all: the growth of the peak
+of a new process's memory."""
 
 import json
 import os
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from goals import Verdict
+from goals import COMPILED, Verdict
 from layers import LAYERS
 
-GROUP = "Extra memory"
+GROUP, STEPS = "Extra memory", "Memory of a training step"
+HALF = 0.5  # of PyTorch's: the goal of a training step
 PART, FREE = 0.25, 4 << 20  # of input and output; bytes that are always allowed
 
 
@@ -31,6 +33,20 @@ class Use(NamedTuple):
 
     def met(self):
         return self.extra <= self.allowed()
+
+
+class Peak(NamedTuple):
+    """Bytes, by contender, of a process that trains: its peak over what it had after its imports."""
+
+    name: str
+    bytes: dict[str, int]
+
+    def part(self):
+        """fastconv's as a part of the least of the others."""
+        return self.bytes[COMPILED] / min(v for k, v in self.bytes.items() if k != COMPILED)
+
+    def met(self):
+        return self.part() <= HALF
 
 
 def kilobytes(file, field):
@@ -74,6 +90,18 @@ def measure_here(index, which):
     return Use(name, plan.algorithm, x.nbytes + dy.nbytes, plan.workspace, extra)
 
 
+def step_here(name):
+    """The bytes of some steps of ResNet-18, with all that belongs to them, in a new process."""
+    import steps
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now
+    before, _ = resident()
+    step = steps.resnet_step(name)
+    for _ in range(3):
+        step()
+    return resident()[1] - before
+
+
 def can_measure():
     return all(os.path.exists(f"/proc/self/{name}") for name in ("smaps_rollup", "clear_refs"))
 
@@ -90,6 +118,36 @@ def measure(wanted, passes):
             yield Use(*json.loads(output.stdout))
 
 
+def measure_steps(wanted, numbers_of_threads):
+    """A Peak for each number of threads. Each contender has a process of its own."""
+    from peers import LAYOUTS
+
+    for threads in dict.fromkeys(numbers_of_threads):
+        name = "ResNet-18, 32², batch 32" + (f", {threads} threads" if threads > 1 else "")
+        if not wanted.search(f"{STEPS}, {name}"):
+            continue
+        settings = {f"{lib}_NUM_THREADS": str(threads) for lib in ("OMP", "MKL", "FASTCONV")}
+        found = {}
+        for contender in (COMPILED, *LAYOUTS):
+            command = [sys.executable, __file__, contender]
+            environment = os.environ | settings
+            output = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
+            found[contender] = json.loads(output.stdout)
+        yield Peak(name, found)
+
+
+def step_verdict(peaks):
+    worst = max(peaks, key=Peak.part)
+    return Verdict(
+        "peak memory of ResNet-18's training step",
+        "PyTorch, resident set over its import",
+        f"{HALF:g} of it",
+        "",
+        f"{worst.part():.2f} of it ({worst.name})",
+        all(peak.met() for peak in peaks),
+    )
+
+
 def verdict(uses):
     worst = max(uses, key=lambda use: use.extra / use.allowed())
     return Verdict(
@@ -103,4 +161,9 @@ def verdict(uses):
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_here(int(sys.argv[1]), sys.argv[2])))
+    here = (
+        step_here(sys.argv[1])
+        if len(sys.argv) == 2
+        else measure_here(int(sys.argv[1]), sys.argv[2])
+    )
+    print(json.dumps(here))

@@ -1,4 +1,5 @@
-"""The other libraries: each function makes a convolution of one layer, ready to be called.
+"""The other libraries: each function makes a convolution of one layer, or a whole network out of an
+ONNX model, ready to be called.
 
 A call computes and returns the output, or a Later from which it can be read. Inputs are bound, weights transformed
 and outputs allocated before, wherever the library permits it, so that a call is the computation and
@@ -7,10 +8,12 @@ what the library itself puts around it.
 
 import contextlib
 import functools
+import importlib.util
 import os
 import sys
 import tempfile
 
+import graphs
 import numpy as np
 import torch
 
@@ -46,35 +49,13 @@ def in_layout(array, layout):
     return torch.from_numpy(array).contiguous(memory_format=layout)
 
 
-def onnx_model(layer, w, b):
-    """The layer as a serialized ONNX model from x to y, with its weights."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    attributes = {
-        "strides": [layer.stride] * 2,
-        "pads": [layer.pad()] * 4,
-        "group": layer.groups,
-    }
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w", "b"], ["y"], **attributes)],
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, layer.input_size())],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, layer.output_size())],
-        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")],
-    )
-    opsets = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-
-
-def onnxruntime_conv2d(layer, x, w, b, threads):
+def onnxruntime_model(model, x, output_size, threads):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(
-        onnx_model(layer, w, b), options, providers=["CPUExecutionProvider"]
-    )
-    y = np.empty(layer.output_size(), np.float32)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    y = np.empty(output_size, np.float32)
     binding = session.io_binding()
     for bind, name, array in ((binding.bind_input, "x", x), (binding.bind_output, "y", y)):
         bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
@@ -87,7 +68,12 @@ def onnxruntime_conv2d(layer, x, w, b, threads):
     return call
 
 
-def openvino_conv2d(layer, x, w, b, threads):
+def onnxruntime_conv2d(layer, x, w, b, threads):
+    return onnxruntime_model(graphs.layer(layer, w, b), x, layer.output_size(), threads)
+
+
+def openvino_model(model, x, output_size, threads):
+    sys.modules.setdefault("openvino_telemetry", None)  # it forks, to report to the network
     import openvino
 
     core = openvino.Core()
@@ -97,9 +83,8 @@ def openvino_conv2d(layer, x, w, b, threads):
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
-    model = core.read_model(onnx_model(layer, w, b))
-    request = core.compile_model(model, "CPU", options).create_infer_request()
-    y = np.empty(layer.output_size(), np.float32)
+    request = core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+    y = np.empty(output_size, np.float32)
     request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
     request.set_output_tensor(openvino.Tensor(y, shared_memory=True))
 
@@ -108,6 +93,10 @@ def openvino_conv2d(layer, x, w, b, threads):
         return y
 
     return call
+
+
+def openvino_conv2d(layer, x, w, b, threads):
+    return openvino_model(graphs.layer(layer, w, b), x, layer.output_size(), threads)
 
 
 @functools.cache
@@ -156,14 +145,14 @@ def ncnn_conv2d(layer, x, w, b, threads):
 
 
 @quiet()
-def mnn_conv2d(layer, x, w, b, threads):
+def mnn_model(model, x, output_size, threads):
     import _tools  # MNN's converter: MNN.tools.mnnconvert is a command around it
     import MNN
 
     with tempfile.TemporaryDirectory() as folder:
-        onnx, path = os.path.join(folder, "layer.onnx"), os.path.join(folder, "layer.mnn")
+        onnx, path = os.path.join(folder, "model.onnx"), os.path.join(folder, "model.mnn")
         with open(onnx, "wb") as file:
-            file.write(onnx_model(layer, w, b))
+            file.write(model)
         _tools.mnnconvert(
             [
                 "mnnconvert",
@@ -191,3 +180,36 @@ def mnn_conv2d(layer, x, w, b, threads):
         return later
 
     return call
+
+
+def mnn_conv2d(layer, x, w, b, threads):
+    return mnn_model(graphs.layer(layer, w, b), x, layer.output_size(), threads)
+
+
+CONV2D = {
+    "ONNX Runtime": onnxruntime_conv2d,
+    "OpenVINO": openvino_conv2d,
+    "ncnn": ncnn_conv2d,
+    "MNN": mnn_conv2d,
+}
+MODELS = {  # make(model, x, output_size, threads) -> call
+    "ONNX Runtime": onnxruntime_model,
+    "OpenVINO": openvino_model,
+    "MNN": mnn_model,
+}
+MODULES = {  # that they need
+    "ONNX Runtime": ("onnxruntime", "onnx"),
+    "OpenVINO": ("openvino", "onnx"),
+    "ncnn": ("ncnn",),
+    "MNN": ("MNN", "onnx"),
+    "JAX": ("jax",),
+}
+
+
+def is_there(name):
+    return all(importlib.util.find_spec(module) for module in MODULES[name])
+
+
+def missing():
+    """The names of those that are not installed."""
+    return [name for name in MODULES if not is_there(name)]

@@ -2,7 +2,7 @@
 
 import goals
 import memory
-from goals import MATCHES, OURS, PREPARED
+from goals import COMPILED, MATCHES, OURS, PREPARED
 
 
 def duration(seconds):
@@ -44,6 +44,12 @@ def memory_line(use):
     )
 
 
+def peak_line(peak):
+    mark = "" if peak.met() else "  <-- too much"
+    sides = " | ".join(f"{name} {size(count)}" for name, count in peak.bytes.items())
+    return f"{peak.name:40} {peak.part():.2f} of the least || {sides}{mark}"
+
+
 # ---- Markdown -----------------------------------------------------------------------------------
 
 
@@ -54,7 +60,7 @@ def table(head, lines):
 
 def in_order(names):
     """Without repetition; fastconv's own first."""
-    return sorted(dict.fromkeys(names), key=lambda name: name not in (OURS, PREPARED))
+    return sorted(dict.fromkeys(names), key=lambda name: name not in (OURS, PREPARED, COMPILED))
 
 
 def rows_table(rows, missed):
@@ -102,17 +108,34 @@ def memory_table(uses):
     )
 
 
-def verdicts(rows, uses):
+def peaks_table(peaks):
+    head = ["", *peaks[0].bytes, "part of the least", ""]
+    return table(
+        head,
+        [
+            [
+                peak.name,
+                *map(size, peak.bytes.values()),
+                f"{peak.part():.2f}",
+                "" if peak.met() else "**MISSED**",
+            ]
+            for peak in peaks
+        ],
+    )
+
+
+def verdicts(rows, uses, peaks):
     found = [goals.verdict(goal, rows) for goal in goals.GOALS]
-    return [v for v in found if v is not None] + ([memory.verdict(uses)] if uses else [])
+    found = [v for v in found if v is not None] + ([memory.verdict(uses)] if uses else [])
+    return found + ([memory.step_verdict(peaks)] if peaks else [])
 
 
-def in_short(rows, uses, facts):
+def in_short(rows, uses, facts, peaks):
     """The goals, each with what was reached."""
     fact = dict(facts)
     words = {True: "met", False: "**MISSED**", None: "–"}
-    found = verdicts(rows, uses)
-    peers = [row for row in rows if any(MATCHES[m].ours in (OURS, PREPARED) for m in row.ratios)]
+    found = verdicts(rows, uses, peaks)
+    peers = [row for row in rows if any(MATCHES[m].is_outside() for m in row.ratios)]
     faster = sum(not row.slower() for row in peers)
     lines = table(
         ["work", "beside", "goal", "geometric mean", "lowest", ""],
@@ -155,14 +178,26 @@ output stays there. ncnn takes batches of 1 only.
 
 Forward passes: PyTorch in `inference_mode`, fastconv in `no_grad`. Backward passes:
 `torch.ops.aten.convolution_backward` with the output mask of what is asked for, and
-`fastconv.kernels`. Training steps are eager on both sides; "fused" is PyTorch's `SGD(fused=True)`.
+`fastconv.kernels`.
+
+Whole networks: *fastconv* is eager, *fastconv compiled* is `fastconv.compile`, of the step or of the network.
+Eager is compared with PyTorch's eager alone; compiled with *any PyTorch* (eager, `SGD(fused=True)`,
+channels_last where the network allows it, `torch.compile` with the fused optimizer, and with its
+weights frozen for a forward pass), with JAX (`jit` of the whole step, old weights donated, the
+faster of NCHW and NHWC; a call ends when all results are there) and with the *loaded models*. A row
+whose name says so ran on two threads, in a process of its own. Compiling and all else that a first
+call does is not in the times. Fashion-MNIST: both sides begin with the same weights, get the same
+batches (slices of arrays; no DataLoader), and train in turns, an epoch each; the time until 88 % counts
+the tests after each epoch. Memory of a training step is the growth of the peak of the resident set
+of a process of its own over what it had after its imports, in three steps.
+
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings
 alternate. Extra memory is what a call adds to the memory of a new process beside its result."""
 
 
-def markdown(rows, uses, extras, facts, warning="", picture=None):
+def markdown(rows, uses, extras, facts, warning="", picture=None, peaks=()):
     """RESULTS.md. extras: [(title, {contender: text}, ratio)]; facts: [(name, value)]; warning: in
-    what the run was not a whole one; picture: its file's name."""
+    what the run was not a whole one; picture: its file's name; peaks: of memory, in training."""
     lines = ["# fastconv beside the others", ""]
     if warning:
         lines += [f"**{warning}: not for quoting.**", ""]
@@ -170,13 +205,15 @@ def markdown(rows, uses, extras, facts, warning="", picture=None):
     lines += ["", METHOD, "", "## In short", ""]
     if picture:
         lines += [f"![Speed of every layer as a part of the processor's peak]({picture})", ""]
-    lines += in_short(rows, uses, facts)
+    lines += in_short(rows, uses, facts, peaks)
     missed = goals.failures(rows)
     for group in dict.fromkeys(row.group for row in rows):
         lines += ["", f"## {group}", ""]
         lines += rows_table([row for row in rows if row.group == group], missed)
     if uses:
         lines += ["", f"## {memory.GROUP}", "", *memory_table(uses)]
+    if peaks:
+        lines += ["", f"## {memory.STEPS}", "", *peaks_table(peaks)]
     if extras:
         cells = [[title, *values.values(), f"{ratio:.3g}"] for title, values, ratio in extras]
         lines += ["", "## Around it", "", *table(["", *extras[0][1], "ratio"], cells)]

@@ -3,11 +3,13 @@
 import argparse
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import readme
@@ -15,6 +17,7 @@ import readme
 BUDGET = {False: 3.0, True: 0.05}  # seconds a row, full and quick
 OWN_BUDGET = {False: 1.0, True: 0.05}  # of the rows of fastconv beside itself
 ROUNDS = {False: 5, True: 2}  # at least
+MORE = 2  # threads, on which the rows of whole networks are measured too
 LARGEST_DIFFERENCE = 1e-3  # from fastconv, as a part of the largest number
 ROUGH = {"MNN": 5e-3}  # its Winograd, where images are large: a thousand times the others' errors
 
@@ -24,6 +27,9 @@ def parse(arguments=None):
     parser.add_argument("--threads", type=int, default=1, help="for all libraries (default 1)")
     parser.add_argument("--quick", action="store_true", help="a check of the script, in a minute")
     parser.add_argument("--only", default="", metavar="PATTERN", help="rows that match this regex")
+    parser.add_argument(
+        "--networks", metavar="FILE.json", help="only the rows of whole networks, written there"
+    )
     parser.add_argument("--write", metavar="FILE.md", help="write the tables, and FILE.svg")
     parser.add_argument(
         "--readme",
@@ -41,6 +47,10 @@ def fix_threads(threads):
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
     os.environ["FASTCONV_NUM_THREADS"] = str(threads)
+    os.environ["NPROC"] = str(threads)  # for JAX
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no processes that stay
 
 
 def flat(result):
@@ -119,7 +129,11 @@ def run_rows(wanted, options, peak):
     import fastconv
 
     rows, rates, group, isa = [], [], None, fastconv.isa()
-    for case in cases.all_cases(options.threads, machine.usable_cores()):
+    if options.networks:
+        chosen = cases.network_cases(options.threads)
+    else:
+        chosen = cases.all_cases(options.threads, machine.usable_cores())
+    for case in chosen:
         if not wanted.search(f"{case.group}, {case.name}"):
             continue
         if case.group != group:
@@ -136,17 +150,57 @@ def run_rows(wanted, options, peak):
     return rows, rates
 
 
+def run_epochs(wanted, options):
+    """The rows of Fashion-MNIST."""
+    import epochs
+    import report
+
+    names = epochs.names(options.threads)
+    if not any(wanted.search(f"{epochs.GROUP}, {name}") for name in names):
+        return []
+    print(f"\n{epochs.GROUP}", flush=True)
+    rows = epochs.measure(names, options.quick)
+    for row in rows:
+        print(report.text_line(row), flush=True)
+    return rows
+
+
+def run_on_more_threads(wanted, options):
+    """The rows of whole networks on two threads, from a process of its own: JAX reads how many it
+    may have when it is imported."""
+    import cases
+    import epochs
+    import goals
+    import machine
+
+    names = [f"{case.group}, {case.name}" for case in cases.network_cases(MORE)]
+    names += [f"{epochs.GROUP}, {name}" for name in epochs.names(MORE)]
+    too_many = machine.usable_cores() < MORE or options.threads >= MORE
+    if too_many or options.networks or not any(map(wanted.search, names)):
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.json")
+        command = [sys.executable, __file__, "--threads", str(MORE), "--networks", str(path)]
+        command += ["--only", options.only, *["--quick"] * options.quick]
+        subprocess.run(command, check=True)
+        return [goals.row_of(fields) for fields in json.loads(path.read_text())]
+
+
 def run_memory(wanted, options):
     import cases
     import memory
     import report
 
-    uses = []
-    if memory.can_measure():
-        for use in memory.measure(wanted, cases.PASSES):
-            print(f"\n{memory.GROUP}\n" * (not uses) + report.memory_line(use), flush=True)
-            uses.append(use)
-    return uses
+    uses, peaks = [], []
+    if not memory.can_measure():
+        return uses, peaks
+    for use in memory.measure(wanted, cases.PASSES):
+        print(f"\n{memory.GROUP}\n" * (not uses) + report.memory_line(use), flush=True)
+        uses.append(use)
+    for peak in memory.measure_steps(wanted, [options.threads, MORE]):
+        print(f"\n{memory.STEPS}\n" * (not peaks) + report.peak_line(peak), flush=True)
+        peaks.append(peak)
+    return uses, peaks
 
 
 def import_seconds(rounds):
@@ -190,7 +244,7 @@ def run_around(wanted, options):
     return extras
 
 
-def write(path, results, options, facts):
+def write(path, results, options, facts, peaks):
     """RESULTS.md and, if there is something to draw, the picture beside it."""
     import picture
     import report
@@ -201,7 +255,7 @@ def write(path, results, options, facts):
     parts = ["a quick run"] * options.quick + [f"only rows of /{options.only}/"] * bool(
         options.only
     )
-    path.write_text(report.markdown(*results, facts, ", ".join(parts), name))
+    path.write_text(report.markdown(*results, facts, ", ".join(parts), name, peaks))
 
 
 def main(arguments=None):
@@ -213,8 +267,9 @@ def main(arguments=None):
         print("the benchmark compares with PyTorch: pip install '.[bench]'", file=sys.stderr)
         return 2
     fix_threads(options.threads)
-    import cases
     import machine
+    import peers
+    import steps
     import torch
     from peak import Peak
 
@@ -223,19 +278,25 @@ def main(arguments=None):
     load = os.getloadavg()[0]
     fastconv.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)
-    missing = cases.missing_peers()
+    missing = peers.missing()
     for name in missing:
         print(f"{name} is not installed and is left out: pip install '.[bench]'")
     if load > machine.BUSY:
         print(f"the machine is busy (load average {load:.2f}): these numbers are in doubt")
     peak, wanted = Peak(options.threads), re.compile(options.only)
     rows, rates = run_rows(wanted, options, peak)
-    results = rows, run_memory(wanted, options), run_around(wanted, options)
-    if not any(results):
+    rows += run_epochs(wanted, options)
+    if options.networks:
+        Path(options.networks).write_text(json.dumps(rows))
+        return 0
+    rows += run_on_more_threads(wanted, options)
+    uses, peaks = run_memory(wanted, options)
+    results = rows, uses, run_around(wanted, options)
+    if not any((*results, peaks)):
         print(f"no row matches {options.only!r}")
     elif options.write:
-        facts = machine.facts(options.threads, peak, rates, load, missing)
-        write(Path(options.write), results, options, facts)
+        facts = machine.facts(options.threads, peak, rates, load, missing + list(steps.left_out))
+        write(Path(options.write), results, options, facts, peaks)
         if options.readme:
             readme.write()
     return 0

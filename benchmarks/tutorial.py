@@ -1,10 +1,8 @@
-"""The tutorial's network, a forward pass and a step of training, with fastconv and with PyTorch."""
+"""The tutorial's network, for fastconv and PyTorch, and for JAX."""
 
-import torch
-from goals import OURS
+from functools import partial
+
 from layers import arrays
-
-import fastconv
 
 
 def tutorial_net(lib):
@@ -34,37 +32,84 @@ def tutorial_net(lib):
 
 FORWARD = 274_656  # multiply-adds of a sample
 TRAINING = 3 * FORWARD - 48_600  # the gradient of the images, conv1's dx, is not computed
+RATE = 1e-3  # of SGD
 
 
-def forward(batch):
-    (x,) = arrays((batch, 1, 32, 32))
-    contenders = {}
-    for name, lib in ((OURS, fastconv), ("PyTorch", torch)):
-        net, images = tutorial_net(lib), lib.from_numpy(x)
-        contenders[name] = lambda net=net, images=images: net(images)
-    return contenders
+def images_and_targets(batch):
+    return arrays((batch, 1, 32, 32), (batch, 10))
 
 
-def train_step(batch):
-    """zero_grad, forward, MSELoss, backward, SGD: as the tutorial's loop, eager on both sides."""
-    x, t = arrays((batch, 1, 32, 32), (batch, 10))
-    sides = (
-        (OURS, fastconv, {}),
-        ("PyTorch", torch, {}),
-        ("PyTorch fused", torch, {"fused": True}),
-    )
-    contenders = {}
-    for name, lib, options in sides:
-        net, criterion = tutorial_net(lib), lib.nn.MSELoss()
-        optimizer = lib.optim.SGD(net.parameters(), lr=1e-3, **options)
-        images, target = lib.from_numpy(x), lib.from_numpy(t)
+# ---- JAX, in either order of the axes ---------------------------------------------------------------
 
-        def step(net=net, criterion=criterion, optimizer=optimizer, images=images, target=target):
-            optimizer.zero_grad()
-            loss = criterion(net(images), target)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
+JAX_ORDERS = {"JAX": ("NCHW", "OIHW"), "JAX NHWC": ("NHWC", "HWIO")}
 
-        contenders[name] = step
-    return contenders
+
+def jax_numbers(name, weights, x):
+    """The weights (a state_dict, as arrays) and images, in the order of the contender `name`."""
+    import jax.numpy as jnp
+
+    weights = dict(weights)
+    if name == "JAX NHWC":
+        for conv in ("conv1.weight", "conv2.weight"):
+            weights[conv] = weights[conv].transpose(2, 3, 1, 0)
+        features = weights["fc1.weight"].reshape(120, 16, 6, 6)  # of an image: (16, 6, 6)
+        weights["fc1.weight"] = features.transpose(0, 2, 3, 1).reshape(120, 576)
+        x = x.transpose(0, 2, 3, 1)
+    return {key: jnp.asarray(w) for key, w in weights.items()}, jnp.asarray(x)
+
+
+def jax_net(name, weights, x):
+    import jax
+    from jax import lax
+    from jax.numpy import inf
+
+    images, filters = JAX_ORDERS[name]
+    channel = [-1 if axis == "C" else 1 for axis in images]
+    window = [2 if axis in "HW" else 1 for axis in images]
+    for conv in ("conv1", "conv2"):
+        x = lax.conv_general_dilated(
+            x,
+            weights[f"{conv}.weight"],
+            (1, 1),
+            "VALID",
+            dimension_numbers=(images, filters, images),
+        )
+        x = jax.nn.relu(x + weights[f"{conv}.bias"].reshape(channel))
+        x = lax.reduce_window(x, -inf, lax.max, window, window, "VALID")
+    x = x.reshape(x.shape[0], -1)
+    for fc in ("fc1", "fc2", "fc3"):
+        x = x @ weights[f"{fc}.weight"].T + weights[f"{fc}.bias"]
+        x = x if fc == "fc3" else jax.nn.relu(x)
+    return x
+
+
+def jax_forward(name, weights, x):
+    import jax
+
+    weights, x = jax_numbers(name, weights, x)
+    net = jax.jit(partial(jax_net, name))
+    return lambda: net(weights, x).block_until_ready()
+
+
+def jax_train_step(name, weights, x, target):
+    """Old weights are donated: the new ones may take their memory."""
+    import jax
+
+    state, x = jax_numbers(name, weights, x)
+    target = jax.numpy.asarray(target)
+
+    def loss(weights, x, target):
+        return jax.numpy.mean((jax_net(name, weights, x) - target) ** 2)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(weights, x, target):
+        value, gradients = jax.value_and_grad(loss)(weights, x, target)
+        return value, jax.tree.map(lambda w, dw: w - RATE * dw, weights, gradients)
+
+    def call():
+        nonlocal state
+        value, state = step(state, x, target)
+        jax.block_until_ready((value, state))
+        return value
+
+    return call

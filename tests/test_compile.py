@@ -1619,8 +1619,8 @@ def test_a_trainer_whose_other_methods_read_the_learning_rate(rng, recordings, r
 
 def test_optimizers_of_ones_own(rng):
     class Half(optim.SGD):
-        def _update(self, param, grad, group):
-            super()._update(param, grad, {**group, "lr": group["lr"] / 2})
+        def _update(self, params, group):
+            super()._update(params, {**group, "lr": group["lr"] / 2})
 
     class Sign(optim.Optimizer):
         def __init__(self, params, lr):
@@ -1629,9 +1629,10 @@ def test_optimizers_of_ones_own(rng):
         def _check(self, group):
             pass
 
-        def _update(self, param, grad, group):
+        def _update(self, params, group):
             with no_grad():
-                param.sub_(Tensor(grad), alpha=group["lr"])
+                for param in params:
+                    param.sub_(param.grad, alpha=group["lr"])
 
     for make in (lambda p: Half(p, lr=0.5, momentum=0.5), lambda p: Sign(p, lr=0.25)):
         pair = twins(tiny(), make, nn.MSELoss())
