@@ -792,8 +792,8 @@ def reader_cases():
         "global dict": (lambda x: x * TABLE["more"][1]["deep"], lambda: TABLE["more"][1].update(deep=5.0)),
         "default": (with_default, lambda: setattr(with_default, "__defaults__", (3.0,))),
         "keyword default": (with_default, lambda: with_default.__kwdefaults__.update(shift=5.0)),
-        "default list": (with_default, lambda: with_default.__kwdefaults__["table"].append(7) or with_default.__kwdefaults__["table"].__setitem__(0, 4.0)),
-        "code": (with_default, lambda: setattr(with_default, "__code__", (lambda x, factor, *, shift, table: x).__code__)),
+        "default list": (with_default, lambda: with_default.__kwdefaults__["table"].append(7) or with_default.__kwdefaults__["table"].__setitem__(0, 4.0)),  # noqa: E501
+        "code": (with_default, lambda: setattr(with_default, "__code__", (lambda x, factor, *, shift, table: x).__code__)),  # noqa: E501
         "attribute of a function": (on_itself, lambda: setattr(on_itself, "scale", 3.0)),
         "module's constant": (lambda x: x * module.K, change_attribute(module, "K", 5.0)),
         "module's function's global": (module.scaled, change_attribute(module, "K", 6.0)),
@@ -821,12 +821,12 @@ def reader_cases():
         "bound method": (method, change_attribute(instance, "shift", 13.0)),
         "property": (lambda x: x * instance.total, set_property),
         "class method": (lambda x: instance.of_class(x), set_classmethod),
-        "static method": (lambda x: instance.static(x), change_attribute(Attributes, "static", staticmethod(lambda x: x * 3))),
+        "static method": (lambda x: instance.static(x), change_attribute(Attributes, "static", staticmethod(lambda x: x * 3))),  # noqa: E501
         "slot": (lambda x: x * slotted.scale, change_attribute(slotted, "scale", 4.0)),
         "private slot": (lambda x: x * slotted.both(), lambda: slotted.hide(5.0)),
         "dataclass with slots": (lambda x: x * settings.scale, change_attribute(settings, "scale", 5.0)),
         "class of an instance": (lambda x: x * derived.scale, change_attribute(derived, "__class__", Attributes)),
-        "dictionary of an instance": (lambda x: x * instance.shift, lambda: setattr(instance, "__dict__", {"shift": 21.0})),
+        "dictionary of an instance": (lambda x: x * instance.shift, lambda: setattr(instance, "__dict__", {"shift": 21.0})),  # noqa: E501
         "enumeration": (lambda x: x * holder.level.value, change_attribute(holder, "level", Level.HIGH)),
         "partial": (partial, set_partial),
         "list in a partial": (partial, lambda: partial.keywords["t"].__setitem__(0, 4.0)),
@@ -919,7 +919,7 @@ def test_a_module_that_is_imported_by_the_first_call(rng, tmp_path, monkeypatch)
 def test_a_global_that_appears(rng):
     @fastconv.compile
     def run(x):
-        return x * LATER if "LATER" in globals() else x
+        return x * LATER if "LATER" in globals() else x  # noqa: F821
 
     x = vector(rng, 2)
     run(x), run(x)
@@ -1427,9 +1427,9 @@ def _opaque():
         "a clock": lambda x: x * clock(),
         "the module time": lambda x: x * time.time(),
         "the module random": lambda x: x * random.random(),
-        "bytes that change": lambda x, b=bytearray(b"a"): x * b[0],
-        "memory": lambda x, b=memoryview(b"a"): x * b[0],
-        "generator": lambda x, g=iter([1.0, 2.0, 3.0, 4.0, 5.0]): x * next(g),
+        "bytes that change": lambda x, b=bytearray(b"a"): x * b[0],  # noqa: B008
+        "memory": lambda x, b=memoryview(b"a"): x * b[0],  # noqa: B008
+        "generator": lambda x, g=iter([1.0, 2.0, 3.0, 4.0, 5.0]): x * next(g),  # noqa: B008
     }
 
 
@@ -1493,7 +1493,7 @@ def _changing():
         table["last"] = x * 2
         return x + 1
 
-    def of_lr(x, p=nn.Parameter(np.ones(2, np.float32))):
+    def of_lr(x, p=nn.Parameter(np.ones(2, np.float32))):  # noqa: B008
         optimizer.param_groups[0]["lr"] *= 0.5
         return x * optimizer.param_groups[0]["lr"]
 
@@ -1845,7 +1845,7 @@ def test_another_thread_computes_while_one_records(rng):
         optimizer.step()
         done.set()
 
-    run = fastconv.compile(lambda x, f=types.SimpleNamespace(go=function): f.go(x))
+    run = fastconv.compile(lambda x, f=types.SimpleNamespace(go=function): f.go(x))  # noqa: B008
     assert callable(run)
     x = vector(rng, 2, 4)
     recording = kernels.Recording()

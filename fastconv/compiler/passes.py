@@ -75,7 +75,7 @@ def is_contiguous(call):
 def is_zero_fill(call):
     if call.kernel != "assign" or call.number("a_strides") != 0 or call.number("ndim") != 1:
         return False
-    return call.number("y_strides") == 1 and not call.operands["a"].array.any()
+    return call.number("y_strides") == 1 and str(call.operands["a"].number) == "0.0"  # not -0
 
 
 # ---- the passes ------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Plan:
         self._inputs = [leaf._array for leaf in trace.leaves]
         self._own = {id(leaf): i for i, leaf in enumerate(trace.leaves)}
         self._reached = trace.reach.tensors
-        self._new = trace.recording.new
+        self._new, self._root_of = trace.recording.new, trace.recording.root_of
         self._written_by_calls = {
             id(o.root) for c in trace.calls for o in c.operands.values() if o.writes
         }
@@ -79,7 +79,7 @@ class Plan:
             relocations,
             self._inputs,
             [(root.shape, root.dtype) for root in self._outputs],
-            [self.arena, *kept_alive],
+            [self.arena, *kept_alive, *constants.values()],
             avoided,
             self._versions(outside),
             labels,
@@ -89,7 +89,14 @@ class Plan:
                 if id(operand.root) in inputs or id(operand.root) not in fixed:
                     form = kernels.form_of(operand.array)
                     call.operands[name] = replace(operand, array=form, root=form)
-        del self._new, self._reached, self._inputs, self._made, self._versions_of_made
+        del (
+            self._new,
+            self._root_of,
+            self._reached,
+            self._inputs,
+            self._made,
+            self._versions_of_made,
+        )
 
     # ---- what lies where -----------------------------------------------------------------------------
 
@@ -135,13 +142,13 @@ class Plan:
     def _output(self, tensor):
         """A function of the output arrays that gives the array of this Tensor."""
         array = tensor._array
-        root = root_of(array)
+        root = self._root_of(array)
         if id(root) not in self._new or root.size and id(root) not in self._written_by_calls:
             raise Refused("it returns an array that was not computed by the kernels")
         slot = self._slots.setdefault(id(root), len(self._slots))
         if slot == len(self._outputs):
             self._outputs.append(root)
-        if array is root:
+        if array.base is None:
             return lambda outputs: outputs[slot]
         shape, strides, offset = array.shape, array.strides, address(array) - address(root)
         dtype = array.dtype

@@ -30,13 +30,15 @@ class RefusedNow(Refused):
 @dataclass
 class Operand:
     """A pointer among the arguments of a call: kind is IN, OUT or INOUT. It points to `array` as the door saw it,
-    `offset` bytes after the first of `root`, which owns the memory."""
+    `offset` bytes after the first of `root`, which owns the memory, or stands for what owned it while recording; those
+    must not be read. number: what is there, if it is a number that Python gave, else None."""
 
     kind: str
     field: str
     array: np.ndarray
     root: np.ndarray
     offset: int
+    number: float | None = None
 
     @property
     def reads(self):
@@ -95,7 +97,7 @@ def root_of(array):
     return array
 
 
-def _operands(kernel, words, seen):
+def _operands(kernel, words, seen, constants):
     places = {f: first for _, f, first, _ in kernels.FIELDS[kernel]}
     for kind, name, array in seen:
         if kernel == "gemm" and name == "c" and words[places["beta"]] == 0:
@@ -103,7 +105,8 @@ def _operands(kernel, words, seen):
         if kernel == "sgd_step" and name == "v" and words[places["first"]]:
             kind = "OUT"
         root = root_of(array)
-        yield Operand(kind, name, array, root, int(words[places[name]]) - address(root))
+        number = constants[id(root)].item() if id(root) in constants else None
+        yield Operand(kind, name, array, root, int(words[places[name]]) - address(root), number)
 
 
 def _known_roots(leaves, reach, gradients_before):
@@ -192,7 +195,7 @@ def trace(function, args, kwargs, leaves):
             kernel,
             dtype,
             words,
-            {o.field: o for o in _operands(kernel, words, operands)},
+            {o.field: o for o in _operands(kernel, words, operands, recording.constants)},
         )
         for kernel, dtype, words, operands in recording.calls
     ]

@@ -24,31 +24,42 @@ cdef dict list_fields():
 FIELDS = list_fields()
 
 
-# NumPy's own allocations while a recording is open, noted by a memory handler: what NumPy computed inside of a step is not
-# seen by the door, and must not be taken for something that was there before.
+# NumPy's allocations while a recording is open, noted by a memory handler: what NumPy computed inside of a step is not
+# seen by the door, and must not be taken for something that was there before. Nothing noted is given back while the
+# recording is open, so that an address means one array; its pages are, so that recording takes no more memory than running.
 cdef extern from *:
     """
     #include <stdlib.h>
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
 
-    static struct { size_t *address; size_t count, room; } fc_noted;
+    #define FC_PAGE 4096
+    #define FC_LARGE (16 * FC_PAGE)
 
-    static void *fc_note(void *memory) {
-        if (!memory) return NULL;
-        if (fc_noted.count == fc_noted.room) {
-            const size_t room = fc_noted.room ? 2 * fc_noted.room : 1024;
-            size_t *const grown = (size_t *)realloc(fc_noted.address, room * sizeof *grown);
-            if (!grown) { free(memory); return NULL; }
-            fc_noted.address = grown, fc_noted.room = room;
+    typedef struct fc_addresses { size_t *address; size_t count, room; } fc_addresses;
+    static fc_addresses fc_noted, fc_dead; /* given out, and given back, while a recording is open */
+    static int fc_noting;
+
+    static int fc_add(fc_addresses *list, void *memory) {
+        if (list->count == list->room) {
+            const size_t room = list->room ? 2 * list->room : 1024;
+            size_t *const grown = (size_t *)realloc(list->address, room * sizeof *grown);
+            if (!grown) return 0;
+            list->address = grown, list->room = room;
         }
-        fc_noted.address[fc_noted.count++] = (size_t)memory;
-        return memory;
+        list->address[list->count++] = (size_t)memory;
+        return 1;
     }
     static int fc_was_noted(size_t address) {
         for (size_t i = 0; i < fc_noted.count; i++)
             if (fc_noted.address[i] == address) return 1;
         return 0;
     }
-    static void fc_forget_notes(void) { fc_noted.count = 0; }
+    static void *fc_note(void *memory) {
+        if (memory && fc_noting && !fc_add(&fc_noted, memory)) { free(memory); return NULL; }
+        return memory;
+    }
     static void *fc_noting_malloc(void *context, size_t size) { (void)context; return fc_note(malloc(size ? size : 1)); }
     static void *fc_noting_calloc(void *context, size_t count, size_t size) {
         (void)context;
@@ -58,23 +69,39 @@ cdef extern from *:
         (void)context;
         return fc_note(realloc(memory, size ? size : 1));
     }
-    static void fc_noting_free(void *context, void *memory, size_t size) { (void)context, (void)size; free(memory); }
+    static void fc_noting_free(void *context, void *memory, size_t size) {
+        (void)context;
+        if (!fc_noting || !fc_was_noted((size_t)memory) || !fc_add(&fc_dead, memory)) { free(memory); return; }
+    #if defined(MADV_DONTNEED)
+        const size_t first = ((size_t)memory + FC_PAGE - 1) / FC_PAGE * FC_PAGE, last = ((size_t)memory + size) / FC_PAGE * FC_PAGE;
+        if (size >= FC_LARGE) madvise((void *)first, last - first, MADV_DONTNEED);
+    #else
+        (void)size;
+    #endif
+    }
 
     static PyDataMem_Handler fc_noting_handler = {
         "fastconv_recording", 1,
         {NULL, fc_noting_malloc, fc_noting_calloc, fc_noting_realloc, fc_noting_free},
     };
-    static PyObject *fc_use_noting_handler(void) {
+    static PyObject *fc_begin_noting(void) {
         PyObject *const capsule = PyCapsule_New(&fc_noting_handler, "mem_handler", NULL);
         if (!capsule) return NULL;
         PyObject *const before = PyDataMem_SetHandler(capsule);
         Py_DECREF(capsule);
+        fc_noted.count = 0;
+        fc_noting = 1;
         return before;
+    }
+    static void fc_end_noting(void) {
+        fc_noting = 0;
+        for (size_t i = 0; i < fc_dead.count; i++) free((void *)fc_dead.address[i]);
+        fc_dead.count = 0;
     }
     """
     int fc_was_noted(size_t address)
-    void fc_forget_notes()
-    object fc_use_noting_handler()
+    object fc_begin_noting()
+    void fc_end_noting()
     object PyDataMem_SetHandler(object handler)
 
 
@@ -92,20 +119,22 @@ cdef class Recording:
 
     calls: a list of (kernel, dtype, words, operands): its name, 0 for float32 and 1 for float64, its arguments as an int64
     array, and for each pointer that is not NULL (kind, field, array). refusal: what the door could not write down, if
-    anything. new, constants: by id, the arrays that the door made, and those of them that hold a number given by Python.
+    anything. Arrays that the door made meanwhile are stood for by others, of the same addresses and shapes, which own
+    nothing: the memory may be gone. new, constants: by id, those that stand for such an array, and the arrays themselves
+    where they hold a number given by Python.
     """
 
     cdef readonly list calls
     cdef readonly dict new, constants
     cdef readonly str refusal
-    cdef dict seen
+    cdef dict seen, stands_for
     cdef list operands
     cdef unsigned long thread
     cdef object handler
 
     def __init__(self):
         self.calls, self.operands = [], []
-        self.new, self.constants, self.seen = {}, {}, {}
+        self.new, self.constants, self.seen, self.stands_for = {}, {}, {}, {}
         self.refusal = None
 
     def __enter__(self):
@@ -113,8 +142,7 @@ cdef class Recording:
         if open_recording is not None:
             raise RuntimeError("a recording is open already")
         self.thread = PyThread_get_thread_ident()
-        fc_forget_notes()
-        self.handler = fc_use_noting_handler()
+        self.handler = fc_begin_noting()
         open_recording = self
         return self
 
@@ -122,11 +150,17 @@ cdef class Recording:
         global open_recording
         open_recording = None
         PyDataMem_SetHandler(self.handler)
+        fc_end_noting()
 
     def made_by_numpy(self, cnp.ndarray array not None):
         """Whether NumPy itself, not the door, made the array's memory since the recording was opened."""
-        cdef cnp.ndarray root = root_of(array)
+        cdef cnp.ndarray root = self.root_of(array)
         return id(root) not in self.new and fc_was_noted(<size_t>root.data) != 0
+
+    def root_of(self, cnp.ndarray array not None):
+        """The array that owns this one's memory, or stands for it."""
+        cdef cnp.ndarray root = root_of(array)
+        return self.stands_for.get(<size_t>root.data, root)
 
     def refuse(self, str cause):
         """Note that the step cannot be replayed, and why; the first cause counts."""
@@ -137,22 +171,33 @@ cdef class Recording:
         return PyThread_get_thread_ident() == self.thread
 
     cdef int see(self, cnp.ndarray array) except -1:
-        cdef cnp.ndarray root
-        if self.is_mine():
-            root = root_of(array)
-            self.seen[id(root)] = root
-            self.operands.append(array)
+        cdef cnp.ndarray root, own
+        if not self.is_mine():
+            return 0
+        own = root_of(array)
+        root = self.stands_for.get(<size_t>own.data)
+        if root is None:
+            self.seen[id(own)] = own
+        elif array is own:
+            array = root
+        else:
+            array = np.ndarray(shape_of(array), array.dtype, root, <size_t>array.data - <size_t>own.data,
+                               tuple([array.strides[d] for d in range(array.ndim)]))
+        self.operands.append(array)
         return 0
 
     cdef int see_new(self, cnp.ndarray array) except -1:
+        cdef cnp.ndarray stand_in
         if self.is_mine():
-            self.new[id(array)] = array
-            self.see(array)
+            stand_in = cnp.PyArray_SimpleNewFromData(array.ndim, array.shape, cnp.PyArray_TYPE(array), array.data)
+            self.stands_for[<size_t>array.data] = stand_in
+            self.new[id(stand_in)] = self.seen[id(stand_in)] = stand_in
+            self.operands.append(stand_in)
         return 0
 
     cdef int see_constant(self, cnp.ndarray array) except -1:
         if self.is_mine():
-            self.constants[id(array)] = array
+            self.constants[id(self.stands_for[<size_t>array.data])] = array
         return 0
 
     cdef cnp.ndarray array_at(self, size_t address):
