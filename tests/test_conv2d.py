@@ -88,8 +88,9 @@ CASES = [
     Case((1, 1, 5, 5), 2, (2, 2), stride=4),
     Case((1, 2, 7, 6), 64, (2, 7), stride=2, padding=(2, 3), dilation=(2, 1)),
     Case((2, 24, 8, 15), 16, (3, 3), stride=(2, 1), padding=(1, 2)),
-    # gradients of strides: panels of channels, blocks of k and of rows, rows of whole vectors and of less, phases
-    without taps Case((1, 33, 9, 71), 200, (3, 3), stride=2, padding=1),
+    # gradients of strides: panels of channels, blocks of k and of rows, rows of whole vectors and
+    # of less, phases without taps
+    Case((1, 33, 9, 71), 200, (3, 3), stride=2, padding=1),
     Case((2, 16, 30, 64), 40, (1, 1), stride=2),
     Case((1, 20, 40, 33), 70, (3, 3), stride=2, padding=1),
     Case((2, 6, 13, 35), 8, (2, 3), stride=(2, 3), padding=2, groups=2),
