@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fastconv import kernels
+from fastconv.compiler import compiled
 
 
 @pytest.fixture(params=kernels.available_isas())
@@ -29,3 +30,17 @@ def threads():
     before = kernels.get_num_threads()
     yield kernels.set_num_threads
     kernels.set_num_threads(before)
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """A list that gets an entry for each call that is recorded."""
+    made = []
+    original = compiled.trace
+
+    def trace(*args):
+        made.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(compiled, "trace", trace)
+    return made

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compile import bits, state_of
+from twins import bits, state_of
 
 import fastconv
 from fastconv import nn, optim
@@ -26,7 +26,15 @@ layers = st.one_of(
     st.tuples(st.just("max"), st.integers(1, 3), st.integers(1, 2)),
     st.tuples(st.just("avg"), st.integers(1, 3), st.integers(1, 2)),
     st.sampled_from(
-        [("relu",), ("relu",), ("relu in place",), ("norm",), ("residual",), ("twice",)]
+        [
+            ("relu",),
+            ("relu",),
+            ("relu in place",),
+            ("norm",),
+            ("dropout",),
+            ("residual",),
+            ("twice",),
+        ]
     ),
 )
 heads = st.sampled_from(["average", "flatten", "two"])
@@ -66,6 +74,8 @@ def build(specification, head, seed):
             net.append(nn.MaxPool2d(kernel, stride))
         elif kind == "avg":
             net.append(nn.AvgPool2d(kernel, stride))
+        elif kind == "dropout":
+            net.append(nn.Dropout(0.3))
         elif kind == "norm":
             net.append(nn.BatchNorm2d(channels))
         elif kind in ("residual", "twice"):
@@ -217,6 +227,7 @@ class World:
 
     def do(self, name, *numbers):
         """What an event gives, or the kind of its error; and all numbers afterwards."""
+        fastconv.manual_seed(self.seed)
         try:
             result = bits(getattr(self, name)(*numbers))
         except (ValueError, RuntimeError, TypeError, IndexError) as error:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import sys
 import threading
 import types
 import warnings
@@ -33,6 +34,7 @@ class Compiled:
         self._causes = set()  # what was warned of
         self._lock = threading.RLock()
         self._last = None
+        self.internals = ("internals", *vars(self))  # what the function cannot mean by an attribute
 
     @property
     def compiled_from(self):
@@ -95,6 +97,7 @@ class Compiled:
                 return recorded.result
             try:
                 _refuse_other_arguments(args, kwargs, leaves, constants)
+                _refuse_known_containers(recorded, args, kwargs)
                 plan = Plan(recorded)
             except Refused as refusal:
                 refusal.watch = recorded.reach.watch
@@ -139,12 +142,19 @@ class Compiled:
             self._eager[signature] = refusal.watch, times + 1
         if cause not in self._causes:
             self._causes.add(cause)
-            warnings.warn(
-                f"fastconv.compile: {self._name} runs eagerly, because {cause}", stacklevel=4
-            )
+            text = f"fastconv.compile: {self._name} runs eagerly, because {cause}"
+            warnings.warn(text, stacklevel=_callers_level())
 
     def __repr__(self):
         return f"<compiled {self._name}, {len(self._plans)} plans>"
+
+
+def _callers_level():
+    """The stacklevel, in the function that asks, of whoever called fastconv."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("fastconv."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _form(array):
@@ -204,11 +214,27 @@ def _refuse_arguments(leaves):
 
 
 def _refuse_other_arguments(args, kwargs, leaves, constants):
-    """After the call, they must be what they were."""
+    """After the call, they must be what they were, and no result."""
     after = _tensors(args, kwargs)
     same = type(constants) is int or kernels.same_value(constants, _constants(args, kwargs))
     if not same or [*map(id, after)] != [*map(id, leaves)]:
         raise Refused("it changes a list or a dict among its arguments")
+
+
+def _containers(value):
+    """The lists and dicts in a value."""
+    if type(value) in (tuple, list, dict):
+        yield from () if type(value) is tuple else (value,)
+        for element in value.values() if type(value) is dict else value:
+            yield from _containers(element)
+
+
+def _refuse_known_containers(recorded, args, kwargs):
+    """A replay returns new lists and dicts."""
+    given = [*map(id, _containers([*args, *kwargs.values()]))]
+    for container in _containers(recorded.result):
+        if recorded.reach.knows(container) or id(container) in given:
+            raise Refused(f"it returns a {type(container).__name__} that it did not make")
 
 
 def _bytes(result, written, grads):

@@ -137,8 +137,9 @@ class Reach:
 
     def visit(self, value, name):
         """Walk on from `value`, which the source calls `name`."""
-        if hasattr(type(value), "compiled_from"):
-            value = value.compiled_from  # a compiled function stands for the function itself
+        if hasattr(type(value), "compiled_from"):  # it stands for the function
+            self.watch.dictionary(value.__dict__, f"{name}.", value.internals)
+            value = value.compiled_from
         if type(value) in ATOMS or id(value) in self._met:
             return
         self._met[id(value)] = value
@@ -172,6 +173,10 @@ class Reach:
         """Whether the numbers of its groups go nowhere but into its kernels' arguments."""
         cls = type(optimizer)
         return _ours(_module_of(cls)) and "_update" not in vars(optimizer)
+
+    def knows(self, value):
+        """Whether that object was met."""
+        return id(value) in self._met
 
     def _refuse(self, cause):
         self.refusal = self.refusal or cause

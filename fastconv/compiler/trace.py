@@ -201,6 +201,8 @@ def trace(function, args, kwargs, leaves):
     ]
     _explain_all(recording, calls, _known_roots(leaves, reach, before))
     touched = {id(o.root) for call in calls for o in call.operands.values()}
+    if id(random.default_generator.dropout_state) in touched:
+        reach.watch.entry(vars(random), "default_generator", "the default generator")
     gradients = []
     for tensor in _leaves_with_gradients(reach):
         dropped = _watch_gradient(

@@ -11,6 +11,8 @@ cdef int run(int type_number, fc_kernel_id kernel, const void *args) except -1:
         open_recording.note(dtype, kernel, args)
     with nogil:
         status = fc_run(dtype, kernel, args)
+    if status and open_recording is not None:
+        open_recording.refuse("a kernel failed inside of it")
     if status == FC_BAD_INDEX:
         raise IndexError("an index is out of range")
     if status:

@@ -3,7 +3,7 @@
 import threading as _threading
 
 from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from libc.stdlib cimport calloc, free, realloc
 
 cdef extern from "Python.h":
@@ -50,6 +50,61 @@ cdef extern from *:
     """
     #include <structmember.h>
 
+    typedef enum { ENTRY, DICTIONARY, ITEM, LIST, SET, CLASS, SLOT, PRESENT, MEMORY } watched_kind;
+
+    typedef struct {
+        watched_kind kind;
+        PyObject *owner, *key, *value; /* borrowed: the Watch's list holds them; value: NULL where there was nothing */
+        Py_ssize_t number;             /* an offset in bytes, an index, or a size */
+    } watched;
+
+    static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
+
+    static int fc_same_memory(PyArrayObject *a, PyArrayObject *b) {
+        const int n = PyArray_NDIM(a);
+        return PyArray_DATA(a) == PyArray_DATA(b) && n == PyArray_NDIM(b) &&
+               PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), n) &&
+               PyArray_CompareLists(PyArray_STRIDES(a), PyArray_STRIDES(b), n);
+    }
+    /* Whether a dictionary has these very keys and values, in this order. */
+    static int fc_same_entries(PyObject *dictionary, PyObject *keys, PyObject *values, PyObject *any) {
+        PyObject *key, *value, *expected;
+        Py_ssize_t place = 0, i = 0;
+        const Py_ssize_t count = PyList_GET_SIZE(keys);
+        if (PyDict_GET_SIZE(dictionary) != count) return 0;
+        while (PyDict_Next(dictionary, &place, &key, &value)) {
+            if (i == count || key != PyList_GET_ITEM(keys, i)) return 0;
+            expected = PyList_GET_ITEM(values, i++);
+            if (expected != value && expected != any) return 0;
+        }
+        return i == count;
+    }
+    /* Whether it holds, to judge by the identity of objects; a 0 is to be looked at more closely. */
+    static int fc_plainly_holds(const watched *w, PyObject *any) {
+        switch (w->kind) {
+        case SLOT: return fc_slot(w->owner, w->number) == w->value;
+        case MEMORY: return fc_same_memory((PyArrayObject *)w->owner, (PyArrayObject *)w->value);
+        case DICTIONARY: return fc_same_entries(w->owner, w->key, w->value, any);
+        case ENTRY: return w->value && PyDict_GetItem(w->owner, w->key) == w->value;
+        case ITEM: return w->number < PyList_GET_SIZE(w->owner) && PyList_GET_ITEM(w->owner, w->number) == w->value;
+        case LIST:
+            if (PyList_GET_SIZE(w->owner) != w->number) return 0;
+            for (Py_ssize_t i = 0; i < w->number; i++)
+                if (PyList_GET_ITEM(w->owner, i) != PyList_GET_ITEM(w->value, i)) return 0;
+            return 1;
+        case CLASS:
+            if (Py_TYPE(w->owner) != (PyTypeObject *)w->key) return 0;
+            if (w->value) {
+                PyObject *const found = PyObject_GenericGetDict(w->owner, NULL);
+                if (!found) PyErr_Clear();
+                Py_XDECREF(found);
+                return found == w->value;
+            }
+            return 1;
+        default: return 0;
+        }
+    }
+
     /* Where a slot of a Python class lies in its instances, in bytes; -1 for what is no such slot. */
     static Py_ssize_t fc_slot_offset(PyObject *member) {
         if (!Py_IS_TYPE(member, &PyMemberDescr_Type)) return -1;
@@ -60,35 +115,30 @@ cdef extern from *:
         offsetof(PyFunctionObject, func_code), offsetof(PyFunctionObject, func_defaults),
         offsetof(PyFunctionObject, func_kwdefaults), offsetof(PyFunctionObject, func_dict),
     };
-    static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
     static PyObject *fc_dictionary_of_class(PyObject *cls) {
         PyObject *const found = ((PyTypeObject *)cls)->tp_dict;
         return Py_NewRef(found ? found : Py_None);
     }
     """
+    ctypedef enum watched_kind:
+        ENTRY, DICTIONARY, ITEM, LIST, SET, CLASS, SLOT, PRESENT, MEMORY
+    ctypedef struct watched:
+        watched_kind kind
+        PyObject *owner
+        PyObject *key
+        PyObject *value
+        Py_ssize_t number
+    bint fc_plainly_holds(const watched *w, PyObject *any)
     Py_ssize_t fc_slot_offset(object member)
     const Py_ssize_t fc_cell_offset
     const Py_ssize_t fc_function_offsets[4]
     PyObject *fc_slot(PyObject *owner, Py_ssize_t offset)
     object fc_dictionary_of_class(object cls)
-    object PyObject_GenericGetDict(object owner, void *context)
 
 
 def dictionary_of_class(cls):
     """The dictionary that vars(cls) shows."""
     return fc_dictionary_of_class(cls)
-
-
-cdef enum watched_kind:
-    ENTRY, DICTIONARY, ITEM, LIST, SET, CLASS, SLOT, PRESENT, MEMORY
-
-
-cdef struct watched:
-    watched_kind kind
-    PyObject *owner  # borrowed, as are the others: the Watch's list holds them
-    PyObject *key
-    PyObject *value  # NULL where there was nothing
-    Py_ssize_t number  # an offset in bytes, or a size
 
 
 cdef class Watch:
@@ -179,34 +229,33 @@ cdef class Watch:
             self.all, self.room = grown, 2 * self.room + 64
         self.held.append((owner, key, value))
         self.names.append(name)
-        self.all[self.count] = watched(kind, <PyObject *>owner, <PyObject *>key, expected, number)
+        self.all[self.count].kind, self.all[self.count].number = kind, number
+        self.all[self.count].owner, self.all[self.count].key = <PyObject *>owner, <PyObject *>key
+        self.all[self.count].value = expected
         self.count += 1
         return 0
 
     cdef bint holds(self, watched *w) except -1:
+        """Whether it holds, though not to judge by the identity of objects."""
         if w.kind == SLOT:
             return same(fc_slot(w.owner, w.number), w.value)
-        if w.kind == MEMORY:
-            return same_memory(<cnp.ndarray>w.owner, <cnp.ndarray>w.value)
         if w.kind == DICTIONARY:
             return PyDict_Size(<object>w.owner) == w.number and first_difference(w) < 0
-        if w.kind == CLASS:
-            if w.owner.ob_type != <PyTypeObject *>w.key:
-                return False
-            return w.value == NULL or PyObject_GenericGetDict(<object>w.owner, NULL) is <object>w.value
         if w.kind == ENTRY:
             return same(PyDict_GetItem(<object>w.owner, <object>w.key), w.value)
         if w.kind == ITEM:
             return w.number < len(<list>w.owner) and same(PyList_GET_ITEM(<list>w.owner, w.number), w.value)
         if w.kind == PRESENT:
             return fc_slot(w.owner, w.number) != NULL and <object>fc_slot(w.owner, w.number) is not None
-        return len(<object>w.owner) == w.number and holds_elements(w)
+        if w.kind in (LIST, SET):
+            return len(<object>w.owner) == w.number and holds_elements(w)
+        return False
 
     def changed(self):
         """The name of the first thing that is not what it was, or None."""
         cdef Py_ssize_t i, at
         for i in range(self.count):
-            if self.holds(&self.all[i]):
+            if fc_plainly_holds(&self.all[i], <PyObject *>ABSENT) or self.holds(&self.all[i]):
                 continue
             if self.all[i].kind != DICTIONARY:
                 return self.names[i]
@@ -251,16 +300,6 @@ cdef bint holds_elements(watched *w) except -1:
             if (<list>w.value)[i] not in <object>w.owner:
                 return False
         elif not same(PyList_GET_ITEM(<list>w.owner, i), PyList_GET_ITEM(<list>w.value, i)):
-            return False
-    return True
-
-
-cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef int d
-    if a.data != b.data or a.ndim != b.ndim:
-        return False
-    for d in range(a.ndim):
-        if a.shape[d] != b.shape[d] or a.strides[d] != b.strides[d]:
             return False
     return True
 
