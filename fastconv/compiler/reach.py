@@ -73,11 +73,14 @@ ARRAY, REQUIRES_GRAD = Tensor._array, Tensor.requires_grad
 
 
 def _is_library(namespace):
-    """Whether a module of that dictionary is of Python's own library: not merely called as one of them."""
+    """Whether a module of that dictionary is an installed package, which does not change while a program runs, or of
+    Python's own library: not merely called as one of them."""
     name, file = namespace.get("__name__") or "", namespace.get("__file__")
+    if file and ("site-packages" in file or "dist-packages" in file):
+        return True
     if name.split(".")[0] not in sys.stdlib_module_names or name in ("__main__", "builtins"):
         return False
-    return file is None or file.startswith(LIBRARY) and "site-packages" not in file
+    return file is None or file.startswith(LIBRARY)
 
 
 def _ours(namespace):

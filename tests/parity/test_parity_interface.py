@@ -36,6 +36,7 @@ MODULES = {
 }
 HOUSE = {"autograd", "creation", "data", "io", "printing", "random", "summary", "cli"}
 RENAMED = {
+    ("function", "model"),  # of compile, which takes either, as PyTorch's does
     ("samples", "batch"),
     ("function", "orig_func"),
     ("x", "obj"),
