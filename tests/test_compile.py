@@ -142,6 +142,16 @@ def test_more_signatures_than_plans(rng):
     assert plans(pair[1].step) == 8
 
 
+def test_an_argument_that_is_another_number_each_time(rng, recordings):
+    """As a learning rate as an argument would be: recording costs more than it would ever save."""
+    run = fastconv.compile(lambda x, k: x * k)
+    x = vector(rng, 3)
+    with eager("differs each time") as caught:
+        for i in range(40):
+            assert bits(run(x, i / 10)) == bits(x * (i / 10))
+    assert len(caught) == 1 and len(recordings) < 20
+
+
 def test_evaluation_and_training(rng):
     pair = twins(Net(), OPTIMIZERS["sgd"], nn.MSELoss())
     for mode in (True, True, False, False, True, False):

@@ -108,6 +108,24 @@ def test_another_thread_computes_while_one_records(rng):
     assert [call[0] for call in recording.calls] == ["linear", "mul"]
 
 
+def test_a_step_that_waits_for_a_thread(rng):
+    """Which calls what is compiled: nobody waits for ever, and what the thread did is not forgotten by a replay."""
+    w = Tensor(np.ones(3, np.float32))
+    add = fastconv.compile(lambda x: w.add_(x))
+
+    def function(x):
+        in_threads(lambda: add(x))
+        return x * 2
+
+    run = fastconv.compile(function)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(4):
+            x = Tensor(np.full(3, 0.5, np.float32))
+            run(x)
+            assert bits(w) == bits(Tensor(np.full(3, 1.5 + 0.5 * i, np.float32)))
+
+
 def test_a_forked_child_replays(rng):
     pair = twins(Net(), OPTIMIZERS["momentum"], nn.MSELoss())
     for _ in range(3):

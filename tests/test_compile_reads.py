@@ -361,6 +361,20 @@ def test_an_attribute_of_the_compiled_function(rng):
     assert bits(run(x)) == bits(x * 3.0)
 
 
+def test_the_class_of_a_class(rng):
+    class Meta(type):
+        scale = 2.0
+
+    class Made(metaclass=Meta):
+        pass
+
+    run = fastconv.compile(lambda x: x * Made.scale)
+    x = vector(rng, 2)
+    run(x), run(x)
+    Meta.scale = 3.0
+    assert bits(run(x)) == bits(x * 3.0)
+
+
 def test_a_global_that_appears(rng):
     @fastconv.compile
     def run(x):
@@ -391,7 +405,9 @@ def test_numbers_among_the_arguments(rng):
     ]  # fmt: skip
     for _ in range(2):
         for args, kwargs in calls:
-            assert bits(run(*args, **kwargs)) == bits(function(*args, **kwargs))
+            expected = bits(function(*args, **kwargs))
+            assert bits(run(*args, **kwargs)) == bits(run(*args, **kwargs)) == expected
+    assert plans(run) == 8
 
 
 def test_none_and_a_tensor_change_places(rng):

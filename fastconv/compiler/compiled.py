@@ -4,7 +4,6 @@ import copy
 import functools
 import os
 import sys
-import threading
 import types
 import warnings
 
@@ -12,7 +11,7 @@ from fastconv import autograd, kernels
 from fastconv.autograd import Tensor, _stale, is_grad_enabled
 from fastconv.compiler.explain import explain
 from fastconv.compiler.plan import Plan
-from fastconv.compiler.trace import Refused, RefusedNow, trace
+from fastconv.compiler.trace import Refused, RefusedNow, one_at_a_time, trace
 from fastconv.nn.module import Module
 
 MOST_PLANS = 8
@@ -21,6 +20,7 @@ if MODE not in ("on", "off", "check"):
     raise ValueError(f"FASTCONV_COMPILE must be on, off or check, got {MODE!r}")
 
 MOST_TRIES = 3  # recordings of one signature that changed what they depend on
+MOST_IN_VAIN = 16  # recordings of one signature without a replay between them
 
 
 class Compiled:
@@ -31,8 +31,8 @@ class Compiled:
         self._function = function
         self._name = getattr(function, "__qualname__", type(function).__name__)
         self._plans, self._tries, self._eager = [], {}, {}
+        self._replayed, self._in_vain = {}, {}  # recordings of a signature since the last replay
         self._causes = set()  # what was warned of
-        self._lock = threading.RLock()
         self._last = None
         self.internals = ("internals", *vars(self))  # what the function cannot mean by an attribute
 
@@ -54,7 +54,7 @@ class Compiled:
         if all([_is_plain(leaf) for leaf in leaves]):
             for plan in self._plans:
                 if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
-                    self._last = plan
+                    self._last, self._replayed[plan.signature] = plan, True
                     if MODE == "check":
                         return self._checked(plan, args, kwargs, arrays, leaves)
                     return plan.run(arrays, leaves)
@@ -81,33 +81,47 @@ class Compiled:
 
     def _record(self, args, kwargs, leaves, constants):
         signature = (is_grad_enabled(), *(_form(leaf._array) for leaf in leaves))
-        if self._stays_eager(signature):
+        # While another thread records, this one does not wait: the other could be waiting for this one.
+        if self._stays_eager(signature) or not one_at_a_time.acquire(blocking=False):
             return self._function(*args, **kwargs)
-        with self._lock:
-            try:
-                _refuse_arguments(leaves)
-                recorded = trace(self._function, args, kwargs, leaves)
-            except Refused as refusal:
-                self._give_up(signature, refusal)
-                return self._function(*args, **kwargs)
-            if recorded.changed:  # the next call begins as this one did not
-                self._tries[signature] = self._tries.get(signature, 0) + 1
-                if self._tries[signature] >= MOST_TRIES:
-                    self._give_up(signature, Refused(f"it changes {recorded.changed} each time"))
-                return recorded.result
-            try:
-                _refuse_other_arguments(args, kwargs, leaves, constants)
-                _refuse_known_containers(recorded, args, kwargs)
-                plan = Plan(recorded)
-            except Refused as refusal:
-                refusal.watch = recorded.reach.watch
-                self._give_up(signature, refusal)
-                return recorded.result
-            plan.constants = constants
-            self._tries.pop(signature, None)
-            self._plans = [plan, *self._plans[: MOST_PLANS - 1]]
-            self._last = plan
+        recorded = None
+        try:
+            _refuse_arguments(leaves)
+            recorded = trace(self._function, args, kwargs, leaves)
+        except Refused as refusal:
+            self._give_up(signature, refusal)
+        finally:
+            one_at_a_time.release()
+        if recorded is None:
+            return self._function(*args, **kwargs)
+        try:
+            self._keep(recorded, signature, args, kwargs, constants)
+        except Refused as refusal:
+            self._give_up(signature, refusal)
         return recorded.result
+
+    def _keep(self, recorded, signature, args, kwargs, constants):
+        """Make a plan, unless the next call begins as this one did not."""
+        if recorded.changed:
+            self._tries[signature] = self._tries.get(signature, 0) + 1
+            if self._tries[signature] >= MOST_TRIES:
+                raise Refused(f"it changes {recorded.changed} each time")
+            return
+        try:
+            _refuse_other_arguments(args, kwargs, recorded.leaves, constants)
+            _refuse_known_containers(recorded, args, kwargs)
+            plan = Plan(recorded)
+        except Refused as refusal:
+            refusal.watch = recorded.reach.watch
+            raise
+        self._tries.pop(signature, None)
+        in_vain = 0 if self._replayed.pop(signature, False) else self._in_vain.get(signature, 0) + 1
+        self._in_vain[signature] = in_vain
+        if in_vain > MOST_IN_VAIN:
+            raise Refused("what it depends on, or a number among its arguments, differs each time")
+        plan.constants, plan.signature = constants, signature
+        self._plans = [plan, *self._plans[: MOST_PLANS - 1]]
+        self._last = plan
 
     def _stays_eager(self, signature):
         """Whether a cause that was met before still holds; the first few times that what it depends on has changed,

@@ -24,7 +24,7 @@ from fastconv.autograd import Tensor
 from fastconv.nn.module import Module
 from fastconv.optim import Optimizer
 
-LARGEST_CONTAINER = 1000
+LARGEST_CONTAINER, LARGEST_REACH = 1000, 30_000
 ATOMS = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...))
 RANDOM = ("random", "numpy.random", "secrets")
 CLOCKS = ("time",)
@@ -125,6 +125,10 @@ class _Names:
             self.globals |= self.all
 
 
+class _Enough(Exception):
+    """There is a refusal."""
+
+
 class Reach:
     """The walk. watch: what must not change; tensors, optimizers: what was met, by id; refusal: why it cannot be
     compiled, or None."""
@@ -146,13 +150,25 @@ class Reach:
         if type(value) in ATOMS or id(value) in self._met:
             return
         self._met[id(value)] = value
+        if len(self._met) > LARGEST_REACH:
+            self._refuse(f"it reaches more than {LARGEST_REACH:,} objects, too many to watch")
         for kind, walk in self._walks:
             if isinstance(value, kind):
                 walk(self, value, name)
                 return
         self._object(value, name)
 
-    def finish(self):
+    def walk(self, function, others):
+        """Visit all; stops where something refuses."""
+        try:
+            self.visit(function, getattr(function, "__name__", type(function).__name__))
+            for value in others:
+                self.visit(value, "an argument")
+            self._finish()
+        except _Enough:
+            pass
+
+    def _finish(self):
         """What is known only after the walk."""
         for module in self._modules:  # which may grow meanwhile
             named = self._names.union(*(names for _, names in self._methods))
@@ -182,7 +198,8 @@ class Reach:
         return id(value) in self._met
 
     def _refuse(self, cause):
-        self.refusal = self.refusal or cause
+        self.refusal = cause
+        raise _Enough
 
     # ---- numbers -------------------------------------------------------------------------------------
 
@@ -209,15 +226,13 @@ class Reach:
 
     # ---- containers ----------------------------------------------------------------------------------
 
-    def _fits(self, container, name):
+    def _measure(self, container, name):
         if len(container) > LARGEST_CONTAINER:
             self._refuse(f"{name} has {len(container)} elements, too many to watch")
-        return len(container) <= LARGEST_CONTAINER
 
     def _entries(self, container, name, skipped=()):
         """What a dict holds. A name that ends with a point is that of an object, whose attributes they are."""
-        if not self._fits(container, name):
-            return
+        self._measure(container, name)
         self.watch.dictionary(container, name, skipped)
         for key, value in list(container.items()):
             if not (isinstance(key, str) and key in skipped):
@@ -227,11 +242,10 @@ class Reach:
 
     def _dictionary(self, dictionary, name):
         self._entries(dictionary, name)
-        self._rest(dictionary, dict, name)
+        self._rest(dictionary, (dict,), name)
 
     def _sequence(self, sequence, name):
-        if not self._fits(sequence, name):
-            return
+        self._measure(sequence, name)
         if isinstance(sequence, list):
             self.watch.items(sequence, f"the elements of {name}")
         elif isinstance(sequence, set):
@@ -242,7 +256,8 @@ class Reach:
 
     def _rest(self, container, kinds, name):
         """An object of a class derived from a container's has attributes too."""
-        if type(container) not in (kinds if isinstance(kinds, tuple) else (kinds,)):
+        in_c = type(container).__flags__ & IMMUTABLE_TYPE  # such as sys.version_info
+        if type(container) not in kinds and not (in_c and isinstance(container, tuple)):
             self._object(container, name)
 
     def _proxy(self, proxy, name):
@@ -252,9 +267,9 @@ class Reach:
     # ---- fastconv's objects --------------------------------------------------------------------------
 
     def _module(self, module, name):
+        self._object(module, name)
         if module._forward_hooks or module._forward_pre_hooks:
             self._refuse(f"{name} has forward hooks")
-        self._object(module, name)
 
     def _optimizer(self, optimizer, name):
         self.optimizers[id(optimizer)] = optimizer
@@ -277,9 +292,10 @@ class Reach:
         for variable, cell in zip(function.__code__.co_freevars, cells, strict=True):
             self.watch.cell(cell, variable)
             try:
-                self.visit(cell.cell_contents, variable)
+                value = cell.cell_contents
             except ValueError:
                 self._refuse(f"{variable} has no value yet")
+            self.visit(value, variable)
         if not ours:
             names = _Names(function)
             if "." in name:  # found as an attribute: it may run if some code names it
@@ -309,7 +325,7 @@ class Reach:
     def _loose_module(self, module, name):
         self._modules.append(module)
 
-    def _attributes_of(self, module, names, above):
+    def _attributes_of(self, module, names, done):
         """Those attributes of an imported module, and of modules in it, that the code names."""
         if module.__name__ in RANDOM or (module is np and "random" in names):
             self._random(module, f"the module {module.__name__}")
@@ -317,13 +333,14 @@ class Reach:
             self._refuse(
                 f"the module {module.__name__} tells a time that a replay would not ask for"
             )
-        if module.__name__.split(".")[0] in ("fastconv", "numpy") or id(module) in above:
+        if module.__name__.split(".")[0] in ("fastconv", "numpy") or id(module) in done:
             return
+        done.add(id(module))
         for name in sorted(names & vars(module).keys()):
             value = vars(module)[name]
             self.watch.entry(vars(module), name, f"{module.__name__}.{name}")
             if isinstance(value, types.ModuleType):
-                self._attributes_of(value, names, above | {id(module)})
+                self._attributes_of(value, names, done)
             else:
                 self.visit(value, f"{module.__name__}.{name}")
 
@@ -356,6 +373,7 @@ class Reach:
                 continue
             own = kernels.dictionary_of_class(base)
             self._entries(own, f"{base.__name__}.", OF_EVERY_CLASS)
+            self.visit(type(base), f"the class of {base.__name__}")
 
     # ---- other objects -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from fastconv.compiler.reach import ARRAY, Reach
 from fastconv.optim import optimizer as optimizers
 
 GRAD = Tensor.grad
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.Lock()  # to be held by who traces
 
 
 class Refused(Exception):
@@ -157,20 +157,19 @@ def _numbers(reach):
 
 
 def trace(function, args, kwargs, leaves):
-    """Run the function and write it down. Raises what it raises. Raises Refused only before it runs; a Trace whose
-    recording has a refusal afterwards was run, but cannot be replayed."""
+    """Run the function and write it down; who calls holds `one_at_a_time`. Raises what the function raises. Raises
+    Refused only before it runs; a Trace whose recording has a refusal afterwards was run, but cannot be replayed."""
     reach = Reach()
-    reach.visit(function, getattr(function, "__name__", type(function).__name__))
-    for value in _others([*args, *kwargs.values()]):
-        reach.visit(value, "an argument")
-    reach.finish()
+    reach.walk(function, _others([*args, *kwargs.values()]))
     if reach.refusal:
         raise Refused(reach.refusal, reach.watch)
     before = {id(t): t.grad for t in _leaves_with_gradients(reach)}
     _refuse_shared_memory(leaves, reach, before)
     states, numbers, mode = [_state(leaf) for leaf in leaves], _numbers(reach), is_grad_enabled()
+    everything = [*leaves, *reach.tensors.values()]
+    versions = [t._version[0] for t in everything]
     marks = []
-    with _one_at_a_time, kernels.Recording() as recording:
+    with kernels.Recording() as recording:
         outer, optimizers.listener = optimizers.listener, None
         try:
             optimizers.listener = lambda optimizer, group: marks.append(
@@ -200,6 +199,8 @@ def trace(function, args, kwargs, leaves):
         for kernel, dtype, words, operands in recording.calls
     ]
     _explain_all(recording, calls, _known_roots(leaves, reach, before))
+    counted = [t for t, v in zip(everything, versions, strict=True) if t._version[0] != v]
+    _refuse_unseen_changes(recording, calls, counted)
     touched = {id(o.root) for call in calls for o in call.operands.values()}
     if id(random.default_generator.dropout_state) in touched:
         reach.watch.entry(vars(random), "default_generator", "the default generator")
@@ -217,6 +218,15 @@ def trace(function, args, kwargs, leaves):
         if id(optimizer) in reach.optimizers and reach.is_live(optimizer)
     ]
     return Trace(calls, leaves, result, reach, gradients, live, changed, recording)
+
+
+def _refuse_unseen_changes(recording, calls, tensors):
+    """Refuse where a Tensor counts as changed whose memory, or that of a view of it, no call has written: somebody did
+    it, in another thread perhaps."""
+    written = {id(o.root) for call in calls for o in call.operands.values() if o.writes}
+    seen = {id(t._version) for t in tensors if id(root_of(t._array)) in written}
+    if any(t._array.size and id(t._version) not in seen for t in tensors):
+        recording.refuse("it changes a Tensor in a way that is not recorded")
 
 
 def _explain_all(recording, calls, known):

@@ -27,6 +27,8 @@ cdef bint equal_values(object a, object b):
         return a == b and (a != 0 or str(a) == str(b))
     if type(a) is tuple:
         return len(a) == len(b) and all_equal_values(a, b)
+    if isinstance(a, np.generic):
+        return a.tobytes() == b.tobytes()
     return type(a) in (int, str, bytes) and a == b
 
 
