@@ -43,6 +43,12 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def test_every_package_is_in_the_wheel():
+    listed = re.search(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    packages = {module_name(path) for path in MODULES if path.name == "__init__.py"}
+    assert set(re.findall(r'"(.*?)"', listed)) == packages
+
+
 def floor(name):
     while name not in FLOORS:
         name = name.rpartition(".")[0]
