@@ -375,8 +375,9 @@ class Tensor:
     @property
     def data(self):
         """A Tensor of the same memory, without history; the tape does not see what is done to it."""
-        self._version[2] = True
-        return _wrap(self._array)
+        tensor = _wrap(self._array)
+        self._version[2] = tensor._version[2] = True
+        return tensor
 
     @data.setter
     def data(self, value):

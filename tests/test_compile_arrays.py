@@ -11,7 +11,9 @@ from twins import OPTIMIZERS, batch, bits, compare, eager, plans, state_of, tiny
 import fastconv
 from fastconv import nn, optim
 from fastconv.autograd import Tensor, no_grad
+from fastconv.compiler import compiled
 from fastconv.models import Net
+from fastconv.nn import functional as F
 
 # What runs eagerly says so: no test passes because nothing was replayed.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -112,6 +114,82 @@ def test_an_argument_that_shares_memory_with_a_parameter(rng, first):
             warnings.simplefilter("ignore")
             assert bits(step(x)) == bits(step_c(x_c))
         assert state_of(net) == state_of(net_c)
+
+
+@pytest.mark.parametrize("mode", ["on", "check"])
+def test_arguments_and_state_in_one_array(rng, monkeypatch, mode):
+    """Parts of it, which do not overlap: each is itself."""
+    monkeypatch.setattr(compiled, "MODE", mode)
+
+    def build(wrap):
+        memory = np.arange(40, dtype=np.float32)
+        state = Tensor(memory[:4])
+
+        def function(x, y):
+            state.add_(x)
+            x.mul_(2)
+            return state * y
+
+        return wrap(function), memory, state
+
+    (f, memory, state), (g, memory_c, state_c) = build(lambda f: f), build(fastconv.compile)
+    for i in (4, 8, 12, 20, 16, 24):
+        for m in (memory, memory_c):
+            m[30:] = i
+        expected = f(Tensor(memory[i : i + 4]), Tensor(memory[i + 4 : i + 8]))
+        assert bits(g(Tensor(memory_c[i : i + 4]), Tensor(memory_c[i + 4 : i + 8]))) == bits(
+            expected
+        )
+        assert memory.tobytes() == memory_c.tobytes()
+    assert plans(g) == 1
+    with eager("shares memory"):
+        found = g(state_c, Tensor(memory_c[8:12]))
+    assert bits(found) == bits(f(state, Tensor(memory[8:12])))
+
+
+def test_memory_known_as_two(rng):
+    def build(wrap):
+        memory = bytearray(32)
+        a = Tensor(np.frombuffer(memory, np.float32)[:4])
+        b = Tensor(np.frombuffer(memory, np.float32)[2:6])
+
+        def function(x):
+            a.zero_()
+            b.add_(x)
+            return a * 2
+
+        return wrap(function)
+
+    f, g = build(lambda f: f), build(fastconv.compile)
+    with eager("in two ways"):
+        for _ in range(3):
+            x = vector(rng, 4)
+            assert bits(f(x)) == bits(g(x))
+
+
+def test_a_filter_as_an_argument(rng):
+    """It is no weight to be made ready once, though a Tensor of the same memory is reached."""
+    both = vector(rng, 2, 8, 8, 3, 3) * 1
+    scale = both[1]
+    run = fastconv.compile(lambda x, w: F.conv2d(x, w) * scale[0, 0, 0, 0])
+    x = vector(rng, 1, 8, 20, 20)
+    for w in (both[0], both[0], vector(rng, 8, 8, 3, 3), both[0]):
+        assert bits(run(x, w)) == bits(F.conv2d(x, w) * scale[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("change", ["alias", "weight", "numpy"])
+def test_a_weight_under_two_names(rng, change):
+    net = nn.Conv2d(8, 8, 3)
+    net.alias = net.weight.data
+    run = fastconv.compile(lambda x: net(x) * net.alias.sum())
+    x = vector(rng, 1, 8, 20, 20)
+    with no_grad():
+        for _ in range(3):
+            assert bits(run(x)) == bits(net(x) * net.alias.sum())
+            if change == "numpy":
+                net.alias.numpy()[...] *= 2
+            else:
+                getattr(net, change).mul_(2)
 
 
 def test_an_input_that_is_changed_in_place(rng):

@@ -109,7 +109,7 @@ class World:
             "momentum": lambda p: optim.SGD(p, lr=0.05, momentum=0.5, nesterov=True),
             "adam": lambda p: optim.Adam(p, lr=0.01),
         }[optimizer](self.net.parameters())
-        world, self.size, self.seed, self.scale = self, SIZES[0], 0, 1.0
+        self.size, self.seed, self.scale = SIZES[0], 0, 1.0
         loss_of = nn.CrossEntropyLoss() if criterion == "ce" else nn.MSELoss()
 
         def step(x, y):
@@ -125,14 +125,17 @@ class World:
             return loss
 
         self._step, self._gradients, self._predict = wrap(step), wrap(gradients), wrap(net)
-        assert world.net is net
 
     def _batch(self, n):
         self.seed += 1
         rng = np.random.default_rng(self.seed)
         dtype = next(self.net.parameters()).dtype
-        x = rng.standard_normal((n, CHANNELS, self.size, self.size)) * self.scale
+        x = rng.standard_normal((n, CHANNELS, self.size, self.size)) * (
+            self.scale if np.isfinite(self.scale) else 1.0
+        )
         x[rng.random(x.shape) < 0.3] = 0.0 if self.seed % 2 else -0.0
+        if not np.isfinite(self.scale):
+            x[rng.random(x.shape) < 0.1] = self.scale
         if self.criterion == "ce":
             return Tensor(x.astype(dtype)), Tensor(rng.integers(0, CLASSES, n))
         return Tensor(x.astype(dtype)), Tensor(rng.standard_normal((n, CLASSES)).astype(dtype))
@@ -241,9 +244,7 @@ class Leaky(nn.ReLU):
 
 
 any_number = st.integers(0, 9)
-runs = st.one_of(
-    st.tuples(st.sampled_from(["train", "train", "predict", "accumulate"]), st.integers(1, 3))
-)
+runs = st.tuples(st.sampled_from(["train", "train", "predict", "accumulate"]), st.integers(1, 2))
 changes = st.one_of(
     st.tuples(st.just("mode"), st.booleans()),
     st.tuples(st.just("option"), st.just("lr"), st.sampled_from([0.0, 0.01, 0.1])),
@@ -272,7 +273,7 @@ changes = st.one_of(
     ),
     st.tuples(st.just("dtype"), st.sampled_from(["float", "double"])),
     st.tuples(st.just("image"), st.sampled_from(SIZES)),
-    st.tuples(st.just("amount"), st.sampled_from([1.0, 0.0, 1e-40])),
+    st.tuples(st.just("amount"), st.sampled_from([1.0, 0.0, 1e-40, 1e30, np.inf, np.nan])),
 )
 stories = st.lists(
     st.tuples(st.lists(changes, max_size=2), st.lists(runs, min_size=1, max_size=4)),
@@ -294,9 +295,10 @@ def test_a_compiled_net_goes_through_the_same(
     specification, head, optimizer, criterion, none, story
 ):
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy's conversions
         warnings.simplefilter("error", UserWarning)
         start = specification, head, optimizer, criterion, none
         eager, compiled = World(False, *start), World(True, *start)
         for changed, ran in [([], [("train", 2)] * 3), *story]:
-            for event in (*changed, *ran):
+            for event in (*changed, *ran, *ran):  # to be recorded, to be replayed
                 assert eager.do(*event) == compiled.do(*event), event

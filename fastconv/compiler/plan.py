@@ -39,8 +39,7 @@ class Plan:
         labels = self._labels(trace.calls)
         kept = set(self._slots)
         self.calls = passes.shorten(trace.calls, self._is_private(kept, trace.recording))
-        outside = {id(root_of(t._array)): t for t in self._reached.values()}
-        self._weights = weights.make_ready(self.calls, outside, self.watch)
+        self._weights = weights.make_ready(self.calls, self._of_one_name(), self.watch)
         constants = trace.recording.constants
         fixed = {
             id(o.root)
@@ -49,19 +48,14 @@ class Plan:
             if id(o.root) not in self._new or id(o.root) in constants
         }
         relocations, self.arena, self.buffers = memory.place(self.calls, self._slot_of, fixed)
-        written = [o for call in self.calls for o in call.operands.values() if o.writes]
+        operands = [o for call in self.calls for o in call.operands.values()]
+        written = [o for o in operands if o.writes]
         outside = {id(o.root): o.root for o in written if id(o.root) in fixed}
-        self.written_inputs = [
-            i
-            for i, array in enumerate(self._inputs)
-            if any(id(o.root) == id(root_of(array)) for o in written)
-        ]
-        inputs = {id(root_of(array)) for array in self._inputs}
-        self.written = [root for key, root in outside.items() if key not in inputs]
-        roots = [o.root for call in self.calls for o in call.operands.values()]
-        kept_alive = [r for r in roots if id(r) in fixed and id(r) not in inputs]
+        self.written_inputs = sorted({self._slot_of(o)[0] for o in written if self._is_input(o)})
+        self.written = [o.array for o in written if id(o.root) in fixed and not self._is_input(o)]
+        staying = [o for o in operands if id(o.root) in fixed and not self._is_input(o)]
         # where an input is written, nothing that is read may be given as an input either
-        avoided = kept_alive if self.written_inputs else self.written
+        avoided = [o.array for o in staying] if self.written_inputs else self.written
         self._live = [
             (optimizer, group, calls, self._structure(optimizer, group))
             for optimizer, group, calls in (
@@ -79,14 +73,14 @@ class Plan:
             relocations,
             self._inputs,
             [(root.shape, root.dtype) for root in self._outputs],
-            [self.arena, *kept_alive, *constants.values()],
+            [self.arena, [o.root for o in staying], *constants.values()],
             avoided,
             self._versions(outside),
             labels,
         )
         for call in self.calls:  # a plan does not hold the batch it was recorded with
             for name, operand in call.operands.items():
-                if id(operand.root) in inputs or id(operand.root) not in fixed:
+                if self._is_input(operand) or id(operand.root) not in fixed:
                     form = kernels.form_of(operand.array)
                     call.operands[name] = replace(operand, array=form, root=form)
         del (
@@ -112,6 +106,19 @@ class Plan:
             if first <= place < last:
                 return i, place - address(array)
         return None
+
+    def _is_input(self, operand):
+        place = self._slot_of(operand)
+        return place is not None and place[0] < len(self._inputs)
+
+    def _of_one_name(self):
+        """By the id of their root, the Tensors of memory that goes by no other version, and is no input's."""
+        found, several = {}, {id(root_of(array)) for array in self._inputs}
+        for tensor in self._reached.values():
+            other = found.setdefault(id(root_of(tensor._array)), tensor)
+            if other._version is not tensor._version:
+                several.add(id(root_of(tensor._array)))
+        return {key: tensor for key, tensor in found.items() if key not in several}
 
     def _is_private(self, kept, recording):
         """Whether nothing but the calls sees the memory of a root."""

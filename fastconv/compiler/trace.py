@@ -199,6 +199,7 @@ def trace(function, args, kwargs, leaves):
         for kernel, dtype, words, operands in recording.calls
     ]
     _explain_all(recording, calls, _known_roots(leaves, reach, before))
+    _refuse_meeting_roots(recording, calls)
     counted = [t for t, v in zip(everything, versions, strict=True) if t._version[0] != v]
     _refuse_unseen_changes(recording, calls, counted)
     touched = {id(o.root) for call in calls for o in call.operands.values()}
@@ -227,6 +228,17 @@ def _refuse_unseen_changes(recording, calls, tensors):
     seen = {id(t._version) for t in tensors if id(root_of(t._array)) in written}
     if any(t._array.size and id(t._version) not in seen for t in tensors):
         recording.refuse("it changes a Tensor in a way that is not recorded")
+
+
+def _refuse_meeting_roots(recording, calls):
+    """Refuse memory that is known as two: the passes compare roots, not addresses."""
+    roots = {id(o.root): o.root for call in calls for o in call.operands.values()}
+    places = [np.lib.array_utils.byte_bounds(r) for k, r in roots.items() if k not in recording.new]
+    last = 0
+    for first, end in sorted(p for p in places if p[0] < p[1]):
+        if first < last:
+            recording.refuse("it reaches memory in two ways that have no array in common")
+        last = max(last, end)
 
 
 def _explain_all(recording, calls, known):
