@@ -93,7 +93,7 @@ int fc_replay(const fc_call *calls, int64_t count, int64_t *stamps, double *nano
 /* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */
 
 #define FC_MAX_THREADS   256
-#define FC_PARALLEL_WORK 6000.0 /* nanoseconds of work below which a second thread does not pay */
+#define FC_PARALLEL_WORK 15000.0 /* nanoseconds of work for each thread below which it does not pay: it may sleep */
 
 typedef int fc_task(int64_t first, int64_t last, void *context);
 
