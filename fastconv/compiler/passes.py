@@ -96,9 +96,11 @@ def accumulate_in_place(calls, private):
     """g = 0; d = a sum; g = g + d  becomes  g = a sum, where nothing else touches g or d meanwhile."""
     uses, dropped = Uses.of(calls), set()
     for at, call in enumerate(calls):
-        if call.kernel != "add" or not is_contiguous(call) or not same(*_first_and_result(call)):
+        if call.kernel != "add" or not is_contiguous(call):
             continue
         total, term = call.operands["y"], call.operands["b"]
+        if not same(call.operands["a"], total):
+            continue
         makers, before = uses.writes.get(id(term.root), []), uses.of_root(total.root)
         earlier = [i for i in before if i < at]
         if not (
@@ -118,19 +120,7 @@ def accumulate_in_place(calls, private):
         if fill < maker < at and uses.reads[id(term.root)] == [at]:
             point(calls[maker], name, total)
             dropped |= {at, fill}
-            uses = Uses.of([c if i not in dropped else _NOTHING for i, c in enumerate(calls)])
     return [c for i, c in enumerate(calls) if i not in dropped]
-
-
-class _Nothing:
-    operands = {}
-
-
-_NOTHING = _Nothing()
-
-
-def _first_and_result(call):
-    return call.operands["a"], call.operands["y"]
 
 
 def _sum_fields(call):
