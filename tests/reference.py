@@ -263,6 +263,84 @@ def strided():
 STRIDED, STRIDED_INPUT = strided()
 
 
+# 7x7 of stride 2, along the rows alone: F(4, 4) with the points +-1/2, +-1, +-2 and infinity for the
+# even pixels; F(4, 3) as above for the odd ones.
+SEVEN_TO = np.array(
+    [
+        [2, 4, -2.5, -5, 0.5, 1, 0],
+        [-2, 4, 2.5, -5, -0.5, 1, 0],
+        [1, 1, -4.25, -4.25, 1, 1, 0],
+        [-1, 1, 4.25, -4.25, -1, 1, 0],
+        [0.5, 0.25, -2.5, -1.25, 2, 1, 0],
+        [-0.5, 0.25, 2.5, -1.25, -2, 1, 0],
+        [-1, 0, 5.25, 0, -5.25, 0, 1],
+    ]
+)
+SEVEN_WEIGHTS = (
+    np.array(
+        [
+            [16, 8, 4, 2],
+            [-16, 8, -4, 2],
+            [-10, -10, -10, -10],
+            [10, -10, 10, -10],
+            [1, 2, 4, 8],
+            [-1, 2, -4, 8],
+            [0, 0, 0, 45],
+        ]
+    )
+    / 45
+)
+SEVEN_FROM = np.array(
+    [
+        [1, 1, 1, 1, 1, 1, 0],
+        [0.5, -0.5, 1, -1, 2, -2, 0],
+        [0.25, 0.25, 1, 1, 4, 4, 0],
+        [0.125, -0.125, 1, -1, 8, -8, 1],
+    ]
+)
+
+
+def along_rows():
+    to_points, weights = np.zeros((13, 13)), np.zeros((13, 7))
+    to_points[:7, ::2], to_points[7:, 1::2] = SEVEN_TO, DENSE.to_points
+    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, DENSE.weights
+    return Winograd(to_points, weights, np.hstack([SEVEN_FROM, DENSE.from_points]), 8)
+
+
+ROWS = along_rows()
+
+
+def row_points(x, padding, size, of):
+    """B' x: (N, C, P, 7, tiles, 13), for each row of outputs and of taps."""
+    (top, left), (P, Q) = padding, size
+    tiles = -(-Q // 4)
+    padded = np.zeros((*x.shape[:2], 2 * (P - 1) + 7, 8 * (tiles - 1) + 13))
+    rows, cols = (
+        min(a, b + c) for a, b, c in zip(padded.shape[2:], x.shape[2:], padding, strict=True)
+    )
+    padded[:, :, top:rows, left:cols] = x[:, :, : max(rows - top, 0), : max(cols - left, 0)]
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (7, 13), (2, 3))[:, :, ::2, ::8]
+    return of(patches).transpose(0, 1, 2, 4, 3, 5) @ of(ROWS.to_points).T
+
+
+def winograd_rows_forward(x, w, padding, size, of=np.abs):
+    """A'[sum_{c,r} (G w) * (B' x)] with `of` applied to all that enters: times (7 C + 29) eps / 2."""
+    u = of(np.float64(w)) @ of(ROWS.weights).T
+    m = np.einsum("ncprti,kcri->nkpti", row_points(x, padding, size, of), u, optimize=True)
+    y = m @ of(ROWS.from_points).T
+    return y.reshape(*y.shape[:3], -1)[..., : size[1]]
+
+
+def winograd_rows_backward_weight(dy, x, padding, of=np.abs):
+    """G'[sum_t (B' x) * (A dy)]: times (T + 28) eps / 2, for T tiles of four pixels."""
+    N, K, P, Q = dy.shape
+    d = np.zeros((N, K, P, -(-Q // 4) * 4))
+    d[..., :Q] = of(np.float64(dy))
+    d = d.reshape(N, K, P, -1, 4) @ of(ROWS.from_points)
+    v = row_points(x, padding, (P, Q), of)
+    return np.einsum("ncprti,nkpti->kcri", v, d, optimize=True) @ of(ROWS.weights)
+
+
 def winograd_tiles(x, first, size, tile, width, advance):
     """(N, C, H, W) -> (N, C, tiles, width, width): each `advance` pixels on from the one before.
 

@@ -90,6 +90,18 @@ STRIDED = table(
     (1, 3, 5, 3, 130, 1),  # more tiles in a row than are gathered together
     stride=2,
 )
+ROWS = [
+    Case((N, C, H, W), K, (7, 7), stride=2, padding=padding)
+    for N, C, K, H, W, padding in (
+        (1, 1, 1, 1, 1, 3),
+        (1, 1, 2, 7, 7, 0),
+        (2, 3, 17, 9, 24, 3),
+        (1, 2, 16, 40, 17, ((5, 0), (1, 9))),
+        (1, 3, 33, 33, 40, 3),  # bands, panels of filters
+        (3, 5, 4, 20, 33, (9, 11)),
+        (1, 1, 3, 8, 150, (0, 2)),
+    )
+]
 OTHERS = [
     Case((2, 3, 20, 21), 8, (5, 5), padding=2),
     Case((1, 1, 33, 40), 6, (7, 3), padding=(0, 1)),
@@ -100,9 +112,9 @@ OTHERS = [
     Case((1, 17, 13, 19), 17, (5, 5), padding=2, groups=17),
     Case((2, 6, 8, 9), 4, (3, 3), padding=1, groups=2),
 ]
-ALL = AROUND_THE_TILES + DEEP + STRIDED + OTHERS
+ALL = AROUND_THE_TILES + DEEP + STRIDED + ROWS + OTHERS
 FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)]
-FEW += [DEEP[0], STRIDED[7], STRIDED[10], OTHERS[0], OTHERS[3]]
+FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], OTHERS[0], OTHERS[3]]
 cases = pytest.mark.parametrize("case", ALL, ids=str)
 few_cases = pytest.mark.parametrize("case", FEW, ids=str)
 
@@ -156,6 +168,13 @@ def padding_of(case):
 def winograd_bound(case, which, arrays, eps):
     """(C + 29) eps / 2 times Winograd's sum of absolute values."""
     padding, stride = padding_of(case)
+    if case.kernel == (7, 7):
+        if which == "backward_weight":
+            tiles = case.x[0] * case.y[2] * -(-case.y[3] // 4)
+            return (tiles + 28) * eps / 2 * ref.winograd_rows_backward_weight(*arrays, padding)
+        x, w, b = arrays
+        size = ref.winograd_rows_forward(x, w, padding, case.y[2:])
+        return (7 * w.shape[1] + 29) * eps / 2 * (size + abs(b)[:, None, None])
     if which == "backward_weight":
         tiles = case.x[0] * math.prod(-(-size // 4) for size in case.y[2:])
         terms = tiles if stride == 1 else 16 * tiles
@@ -291,15 +310,27 @@ def test_the_bound_of_winograd(dtype, case):
     assert (size <= np.einsum("nct,nkt->kc", largest, sums)[..., None, None] * 158).all()
 
 
+@pytest.mark.parametrize("case", ROWS, ids=str)
+def test_the_bound_of_winograd_along_rows(dtype, case):
+    """As above, and in the simple bound a sum over the seven rows of taps."""
+    x, w, _, dy = [a.astype(float) for a in draw(case, dtype)]
+    padding, _ = padding_of(case)
+    y = ref.winograd_rows_forward(x, w, padding, case.y[2:], np.asarray)
+    np.testing.assert_allclose(y, run(case, "forward", (x, w, None), "gemm"), atol=1e-10)
+    dw = ref.winograd_rows_backward_weight(dy, x, padding, np.asarray)
+    np.testing.assert_allclose(dw, run(case, "backward_weight", (dy, x), "gemm"), atol=1e-9)
+    to_points, weights, from_points, _ = (np.abs(part) for part in ref.ROWS)
+    assert (from_points @ (weights * to_points.sum(1, keepdims=True))).max() < 158
+
+
 @cases
 def test_errors_are_small_on_average(dtype, case):
     """The bounds leave room for the worst. The root of the mean square of all errors does not:
-    that of a sum of n terms one after the other is about 0.1 n eps, of N(0,1) times N(0,1)."""
+    the error of a sum of n terms one after the other is about 0.1 n eps, of N(0,1) times N(0,1)."""
     for which in PASSES:
         arrays, wanted, bound = expected(ALL.index(case), dtype, "normal", which)
         ones = run(case, which, [np.ones_like(a, float) for a in arrays], "gemm")
-        n = np.mean(ones)
-        typical = np.finfo(dtype).eps * (math.sqrt(n) + 0.1 * n)
+        typical = np.finfo(dtype).eps * np.sqrt(np.mean((np.sqrt(ones) + 0.1 * ones) ** 2))
         for name in bound:
             error = run(case, which, arrays, name) - wanted
             rms = math.sqrt(np.mean(error.astype(float) ** 2))
