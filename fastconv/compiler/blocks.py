@@ -33,8 +33,8 @@ IMAGES = {
 
 @dataclass
 class Cut:
-    """A call, and how it is cut: into calls for multiples of `together` images, each of which is `each` of what the field
-    `count` counts. bytes: by field, from one image to the next."""
+    """A call, and how it is cut: into calls for multiples of `together` images, each of which is `each` of what the
+    field `count` counts. bytes: by field, from one image to the next."""
 
     call: object
     together: int

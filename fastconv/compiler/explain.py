@@ -15,9 +15,11 @@ CONVOLUTIONS = ("conv2d_forward", "conv2d_backward_input", "conv2d_backward_weig
 
 @dataclass
 class Row:
-    """One call. multiply_adds: 0 where it is not made of them; microseconds: of the last replay; blocks: of images, which go
-    through all calls that follow each other in as many before the next one does: their microseconds are all that passed,
-    shared out as the first thread spent them."""
+    """One call. multiply_adds: 0 where it is not made of them; microseconds: of the last replay.
+
+    blocks: where it is more than 1, a block of images goes through this call and its neighbours before the next one
+    does. microseconds are then the time of them all, shared out as the first thread spent it.
+    """
 
     kernel: str
     algorithm: str
