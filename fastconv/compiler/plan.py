@@ -150,8 +150,8 @@ class Plan:
         return found
 
     def _worthwhile(self, chains, fixed):
-        """The chains, if threads share them, or else if the plan needs less memory with them. Where its gradients need as
-        much, they only find less of it in the caches."""
+        """The chains, if threads share them, or else if the plan needs less memory with them. Where its gradients need
+        as much, they only find less of it in the caches."""
         if kernels.get_num_threads() > 1 or not chains:
             return chains
         with_them, without = (
