@@ -91,13 +91,12 @@ def bound(which, algorithm, x, w, dy, groups):
         n = run(which, *ones, groups, "gemm").max()
         return n * EPS * run(which, *wide, groups, "gemm")
     if which == "forward":
-        return (w.shape[1] + 29) * EPS / 2 * ref.winograd_forward(x, w, (-1, -1), x.shape[2:])
+        return (w.shape[1] + 29) * EPS / 2 * ref.winograd_forward(x, w, (1, 1), x.shape[2:])
     if which == "backward_input":
-        flipped = w[:, :, ::-1, ::-1].swapaxes(0, 1)
-        size = ref.winograd_forward(dy, flipped, (-1, -1), x.shape[2:])
+        size = ref.winograd_backward_input(dy, w, (1, 1), x.shape[2:])
         return (len(w) + 29) * EPS / 2 * size
     tiles = len(x) * (-(-dy.shape[2] // 4)) * (-(-dy.shape[3] // 4))
-    return (tiles + 28) * EPS / 2 * ref.winograd_backward_weight(dy, x, (-1, -1))
+    return (tiles + 28) * EPS / 2 * ref.winograd_backward_weight(dy, x, (1, 1))
 
 
 def rms(a):

@@ -126,7 +126,7 @@ int fc_replay(fc_list *list);
 
 typedef int fc_task(int64_t first, int64_t last, void *context);
 
-/* Run task over [0, count), split statically over at most fc_get_num_threads() threads; `work` is the
+/* Run task over [0, count), split over at most fc_get_num_threads() threads; `work` is the
  * expected total time in nanoseconds. Returns 0, or the error of a task. Results must not depend
  * on the split. Runs in the calling thread alone when the pool is taken or the work is small. */
 int fc_parallel(int64_t count, double work, fc_task *task, void *context);

@@ -1,5 +1,9 @@
 /* A small pool of threads of our own. The caller is worker 0; the others spin for some tens of microseconds after
- * their last work and then sleep. Work is split statically. In a forked child the pool starts anew.
+ * their last work and then sleep. In a forked child the pool starts anew.
+ *
+ * Each thread has a share of the work, which it takes in chunks from front to back, and then chunks of the others' shares:
+ * nobody waits for a thread that wakes up late, or whose processor is busy with something else. The caller waits only
+ * for those that are inside.
  *
  * One call owns the pool at a time; a call that finds it taken (from another Python thread, or from a task) runs alone. */
 #include "fastconv.h"
@@ -12,6 +16,9 @@
 #include <time.h>
 
 #define SPIN_NANOSECONDS 30000
+#define CHUNKS           4 /* of a share */
+
+#define CLOSED (1 << 30)
 
 #if defined(__x86_64__)
 #define PAUSE() __builtin_ia32_pause()
@@ -24,19 +31,26 @@
 static atomic_int wanted_threads = 1;
 
 static struct {
-    /* the work: written by the owner while no worker runs */
+    /* the work: written by the owner while nobody is inside */
     fc_task *task;
     void *context;
     int64_t count;
-    /* ticket = generation * 1024 + threads that take part: one word, so that a worker sees both or neither */
-    _Atomic uint64_t ticket;
-    atomic_int pending, status;
+    int threads; /* that take part, if they come in time */
+    struct {
+        _Alignas(64) atomic_int_fast64_t taken; /* of a share: written by all */
+    } share[FC_MAX_THREADS];
+    atomic_int status;
+    atomic_int entry;        /* how many workers are inside; CLOSED when there is no work */
+    _Atomic uint64_t ticket; /* a number for each piece of work: a new one calls the workers */
     atomic_int sleeping;
     int workers; /* threads started, besides the caller */
     int hooked;  /* fork handler registered */
     pthread_mutex_t owner, sleep;
     pthread_cond_t wake;
-} pool = {.owner = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.entry = CLOSED,
+          .owner = PTHREAD_MUTEX_INITIALIZER,
+          .sleep = PTHREAD_MUTEX_INITIALIZER,
+          .wake = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local int inside_task;
 
@@ -46,12 +60,20 @@ static int64_t now(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void run_share(int worker, int threads) {
-    const int64_t first = pool.count * worker / threads, last = pool.count * (worker + 1) / threads;
+/* Chunks of all shares, from the worker's own on, until nothing is left. */
+static void run_chunks(int worker) {
     inside_task = 1;
-    const int status = first < last ? pool.task(first, last, pool.context) : 0;
+    for (int i = 0; i < pool.threads; i++) {
+        const int owner = (worker + i) % pool.threads;
+        const int64_t begin = pool.count * owner / pool.threads, size = pool.count * (owner + 1) / pool.threads - begin;
+        const int64_t chunk = (size + CHUNKS - 1) / CHUNKS;
+        for (int64_t taken; (taken = atomic_fetch_add(&pool.share[owner].taken, chunk)) < size;) {
+            const int64_t end = taken + chunk < size ? taken + chunk : size;
+            const int status = pool.task(begin + taken, begin + end, pool.context);
+            if (status) atomic_store(&pool.status, status);
+        }
+    }
     inside_task = 0;
-    if (status) atomic_store(&pool.status, status);
 }
 
 /* Waits for a ticket other than `seen`: spins, then sleeps. */
@@ -83,10 +105,8 @@ static void *worker_main(void *argument) {
     free(argument);
     for (uint64_t seen = mine.seen;;) {
         seen = next_ticket(seen);
-        const int threads = seen % 1024;
-        if (mine.worker >= threads) continue;
-        run_share(mine.worker, threads);
-        atomic_fetch_sub_explicit(&pool.pending, 1, memory_order_release);
+        if (!(atomic_fetch_add(&pool.entry, 1) & CLOSED) && mine.worker < pool.threads) run_chunks(mine.worker);
+        atomic_fetch_sub(&pool.entry, 1);
     }
     return NULL;
 }
@@ -97,7 +117,7 @@ static void forget_pool(void) {
     pthread_mutex_init(&pool.sleep, NULL);
     pthread_cond_init(&pool.wake, NULL);
     atomic_store(&pool.sleeping, 0);
-    atomic_store(&pool.pending, 0);
+    atomic_store(&pool.entry, CLOSED);
     pool.workers = 0;
     inside_task = 0;
 }
@@ -133,21 +153,22 @@ int fc_parallel(int64_t count, double work, fc_task *task, void *context) {
     if (threads > count) threads = (int)count;
     if (work < FC_PARALLEL_WORK * threads) threads = (int)(work / FC_PARALLEL_WORK);
     if (threads <= 1 || inside_task || pthread_mutex_trylock(&pool.owner)) return task(0, count, context);
-    threads = start_workers(threads);
+    pool.threads = start_workers(threads);
     pool.task = task;
     pool.context = context;
     pool.count = count;
+    for (int i = 0; i < pool.threads; i++) atomic_store_explicit(&pool.share[i].taken, 0, memory_order_relaxed);
     atomic_store(&pool.status, 0);
-    atomic_store(&pool.pending, threads - 1);
-    const uint64_t generation = atomic_load(&pool.ticket) / 1024 + 1;
-    atomic_store(&pool.ticket, generation * 1024 + threads);
+    atomic_fetch_and(&pool.entry, ~CLOSED); /* one who came late is still about to leave: count it on */
+    atomic_fetch_add(&pool.ticket, 1);
     if (atomic_load(&pool.sleeping)) {
         pthread_mutex_lock(&pool.sleep);
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.sleep);
     }
-    run_share(0, threads);
-    for (int spins = 0; atomic_load_explicit(&pool.pending, memory_order_acquire); spins++)
+    run_chunks(0);
+    atomic_fetch_or(&pool.entry, CLOSED);
+    for (int spins = 0; atomic_load(&pool.entry) != CLOSED; spins++)
         if (spins < 4096)
             PAUSE();
         else

@@ -6,6 +6,7 @@ gradients. A backward stands right under its forward and mirrors it.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -187,50 +188,173 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
 
 # Error bounds of Winograd's convolutions: docs/accuracy.md derives them ------------------------
 
-WINOGRAD_A = math.sqrt(0.5)  # the points are 0, +-a, +-1/a and infinity
-WINOGRAD_TO_POINTS = np.array(  # B'
+
+class Winograd(NamedTuple):
+    """y = A'[sum_c (G w G') * (B' x B)]A, from patches of x that begin every `advance` pixels."""
+
+    to_points: np.ndarray  # B'
+    weights: np.ndarray  # G
+    from_points: np.ndarray  # A'
+    advance: int
+
+
+A = math.sqrt(0.5)
+DENSE = Winograd(  # the points are 0, +-a, +-1/a and infinity
+    np.array(
+        [
+            [1, 0, -2.5, 0, 1, 0],
+            [0, -2 * A, -2, A, 1, 0],
+            [0, 2 * A, -2, -A, 1, 0],
+            [0, -A, -0.5, 2 * A, 1, 0],
+            [0, A, -0.5, -2 * A, 1, 0],
+            [0, 1, 0, -2.5, 0, 1],
+        ]
+    ),
+    np.array(
+        [
+            [1, 0, 0],
+            [-2 / 3, -2 / 3 * A, -1 / 3],
+            [-2 / 3, 2 / 3 * A, -1 / 3],
+            [1 / 6, A / 3, 1 / 3],
+            [1 / 6, -A / 3, 1 / 3],
+            [0, 0, 1],
+        ]
+    ),
+    np.array(
+        [
+            [1, 1, 1, 1, 1, 0],
+            [0, A, -A, 2 * A, -2 * A, 0],
+            [0, 0.5, 0.5, 2, 2, 0],
+            [0, A / 2, -A / 2, 4 * A, -4 * A, 1],
+        ]
+    ),
+    4,
+)
+
+# Stride 2: F(4, 2) with the points +-1, +-1/2 and infinity for the even pixels, which see the outer
+# taps; the odd ones see the middle tap.
+FIVE_TO = np.array(
     [
-        [1, 0, -2.5, 0, 1, 0],
-        [0, -2 * WINOGRAD_A, -2, WINOGRAD_A, 1, 0],
-        [0, 2 * WINOGRAD_A, -2, -WINOGRAD_A, 1, 0],
-        [0, -WINOGRAD_A, -0.5, 2 * WINOGRAD_A, 1, 0],
-        [0, WINOGRAD_A, -0.5, -2 * WINOGRAD_A, 1, 0],
-        [0, 1, 0, -2.5, 0, 1],
+        [-1 / 4, -1 / 4, 1, 1, 0],
+        [1 / 4, -1 / 4, -1, 1, 0],
+        [-1 / 2, -1, 1 / 2, 1, 0],
+        [1 / 2, -1, -1 / 2, 1, 0],
+        [1 / 4, 0, -5 / 4, 0, 1],
     ]
 )
-WINOGRAD_WEIGHTS = np.array(  # G
+FIVE_WEIGHTS = np.array([[2, 2], [-2, 2], [-4, -2], [4, -2], [0, 3]]) / 3
+FIVE_FROM = np.array(
+    [[1, 1, 1, 1, 0], [1, -1, 1 / 2, -1 / 2, 0], [1, 1, 1 / 4, 1 / 4, 0], [1, -1, 1 / 8, -1 / 8, 1]]
+)
+
+
+def strided():
+    """Of y from x, where they add up; and of dx from dy, where the odd pixels come first."""
+    weights, forward, back = np.zeros((9, 3)), np.zeros((9, 9)), np.zeros((9, 5))
+    weights[:5, ::2], weights[5:, 1] = FIVE_WEIGHTS, 1
+    forward[:5, ::2], forward[5:, 1::2] = FIVE_TO, np.eye(4)
+    back[:5], back[5:, :4] = FIVE_TO, np.eye(4)
+    apart = np.zeros((8, 9))
+    apart[::2, 5:], apart[1::2, :5] = np.eye(4), FIVE_FROM
+    together = np.hstack([FIVE_FROM, np.eye(4)])
+    return Winograd(forward, weights, together, 8), Winograd(back, weights, apart, 4)
+
+
+STRIDED, STRIDED_INPUT = strided()
+
+
+# 7x7 of stride 2, along the rows alone: F(4, 4) with the points +-1/2, +-1, +-2 and infinity for the
+# even pixels; F(4, 3) as above for the odd ones.
+SEVEN_TO = np.array(
     [
-        [1, 0, 0],
-        [-2 / 3, -2 / 3 * WINOGRAD_A, -1 / 3],
-        [-2 / 3, 2 / 3 * WINOGRAD_A, -1 / 3],
-        [1 / 6, WINOGRAD_A / 3, 1 / 3],
-        [1 / 6, -WINOGRAD_A / 3, 1 / 3],
-        [0, 0, 1],
+        [2, 4, -2.5, -5, 0.5, 1, 0],
+        [-2, 4, 2.5, -5, -0.5, 1, 0],
+        [1, 1, -4.25, -4.25, 1, 1, 0],
+        [-1, 1, 4.25, -4.25, -1, 1, 0],
+        [0.5, 0.25, -2.5, -1.25, 2, 1, 0],
+        [-0.5, 0.25, 2.5, -1.25, -2, 1, 0],
+        [-1, 0, 5.25, 0, -5.25, 0, 1],
     ]
 )
-WINOGRAD_FROM_POINTS = np.array(  # A'
+SEVEN_WEIGHTS = (
+    np.array(
+        [
+            [16, 8, 4, 2],
+            [-16, 8, -4, 2],
+            [-10, -10, -10, -10],
+            [10, -10, 10, -10],
+            [1, 2, 4, 8],
+            [-1, 2, -4, 8],
+            [0, 0, 0, 45],
+        ]
+    )
+    / 45
+)
+SEVEN_FROM = np.array(
     [
-        [1, 1, 1, 1, 1, 0],
-        [0, WINOGRAD_A, -WINOGRAD_A, 2 * WINOGRAD_A, -2 * WINOGRAD_A, 0],
-        [0, 0.5, 0.5, 2, 2, 0],
-        [0, WINOGRAD_A / 2, -WINOGRAD_A / 2, 4 * WINOGRAD_A, -4 * WINOGRAD_A, 1],
+        [1, 1, 1, 1, 1, 1, 0],
+        [0.5, -0.5, 1, -1, 2, -2, 0],
+        [0.25, 0.25, 1, 1, 4, 4, 0],
+        [0.125, -0.125, 1, -1, 8, -8, 1],
     ]
 )
 
 
-def winograd_tiles(x, first, size, width):
-    """(N, C, H, W) -> (N, C, tiles, width, width): each four pixels on from the one before.
+def along_rows():
+    to_points, weights = np.zeros((13, 13)), np.zeros((13, 7))
+    to_points[:7, ::2], to_points[7:, 1::2] = SEVEN_TO, DENSE.to_points
+    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, DENSE.weights
+    return Winograd(to_points, weights, np.hstack([SEVEN_FROM, DENSE.from_points]), 8)
 
-    Tiles of 4x4 cover `size` pixels; `width` 6 takes a patch. Pixel `first` of x, which may lie
-    outside, is the first of all; there are zeros outside.
+
+ROWS = along_rows()
+
+
+def row_points(x, padding, size, of):
+    """B' x: (N, C, P, 7, tiles, 13), for each row of outputs and of taps."""
+    (top, left), (P, Q) = padding, size
+    tiles = -(-Q // 4)
+    padded = np.zeros((*x.shape[:2], 2 * (P - 1) + 7, 8 * (tiles - 1) + 13))
+    rows, cols = (
+        min(a, b + c) for a, b, c in zip(padded.shape[2:], x.shape[2:], padding, strict=True)
+    )
+    padded[:, :, top:rows, left:cols] = x[:, :, : max(rows - top, 0), : max(cols - left, 0)]
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (7, 13), (2, 3))[:, :, ::2, ::8]
+    return of(patches).transpose(0, 1, 2, 4, 3, 5) @ of(ROWS.to_points).T
+
+
+def winograd_rows_forward(x, w, padding, size, of=np.abs):
+    """A'[sum_{c,r} (G w) * (B' x)] with `of` applied to all that enters: times (7 C + 29) eps / 2."""
+    u = of(np.float64(w)) @ of(ROWS.weights).T
+    m = np.einsum("ncprti,kcri->nkpti", row_points(x, padding, size, of), u, optimize=True)
+    y = m @ of(ROWS.from_points).T
+    return y.reshape(*y.shape[:3], -1)[..., : size[1]]
+
+
+def winograd_rows_backward_weight(dy, x, padding, of=np.abs):
+    """G'[sum_t (B' x) * (A dy)]: times (T + 28) eps / 2, for T tiles of four pixels."""
+    N, K, P, Q = dy.shape
+    d = np.zeros((N, K, P, -(-Q // 4) * 4))
+    d[..., :Q] = of(np.float64(dy))
+    d = d.reshape(N, K, P, -1, 4) @ of(ROWS.from_points)
+    v = row_points(x, padding, (P, Q), of)
+    return np.einsum("ncprti,nkpti->kcri", v, d, optimize=True) @ of(ROWS.weights)
+
+
+def winograd_tiles(x, first, size, tile, width, advance):
+    """(N, C, H, W) -> (N, C, tiles, width, width): each `advance` pixels on from the one before.
+
+    As many as results of tile x tile cover `size` pixels. Pixel `first` of x, which may lie outside,
+    is the first of all; there are zeros outside.
     """
     for axis, (begin, count) in enumerate(zip(first, size, strict=True), 2):
-        length = -(-count // 4) * 4 + width - 4
+        length = (-(-count // tile) - 1) * advance + width
         places = np.arange(begin, begin + length)
         inside = (places >= 0) & (places < x.shape[axis])
         x = np.take(x, np.where(inside, places, 0), axis)
         x = x * np.expand_dims(inside, tuple(range(1, 4 - axis)))
-    tiles = np.lib.stride_tricks.sliding_window_view(x, (width, width), (2, 3))[:, :, ::4, ::4]
+    tiles = np.lib.stride_tricks.sliding_window_view(x, (width, width), (2, 3))
+    tiles = tiles[:, :, ::advance, ::advance]
     return tiles.reshape(*tiles.shape[:2], -1, width, width)
 
 
@@ -238,27 +362,51 @@ def both_sides(matrix, x):
     return matrix @ x @ matrix.T
 
 
-def winograd_forward(x, w, first, size, of=np.abs):
-    """A'[sum_c (G w G') * (B' x B)]A with `of` applied to all that enters.
+def winograd_points(form, x, first, size, of):
+    """B' x B of all tiles."""
+    tile, width = len(form.from_points), form.to_points.shape[1]
+    tiles = winograd_tiles(of(np.float64(x)), first, size, tile, width, form.advance)
+    return both_sides(of(form.to_points), tiles)
+
+
+def winograd_result(form, x, w, first, size, of):
+    (N, _), K, tile = x.shape[:2], w.shape[0], len(form.from_points)
+    rows, cols = (-(-n // tile) for n in size)
+    u = both_sides(of(form.weights), of(np.float64(w)))
+    m = np.einsum("nctij,kcij->nktij", winograd_points(form, x, first, size, of), u, optimize=True)
+    y = both_sides(of(form.from_points), m)
+    y = y.reshape(N, K, rows, cols, tile, tile).transpose(0, 1, 2, 4, 3, 5)
+    return y.reshape(N, K, rows * tile, cols * tile)[:, :, : size[0], : size[1]]
+
+
+def winograd_forward(x, w, padding, size, of=np.abs, stride=1):
+    """A'[sum_c (G w G') * (B' x B)]A with `of` applied to all that enters. padding: top, left.
 
     With abs, this times (C + 29) eps / 2 bounds the error of y. With np.asarray it is y itself.
     """
-    (N, _), K, (P, Q) = x.shape[:2], w.shape[0], size
-    v = both_sides(of(WINOGRAD_TO_POINTS), winograd_tiles(of(np.float64(x)), first, size, 6))
-    u = both_sides(of(WINOGRAD_WEIGHTS), of(np.float64(w)))
-    m = np.einsum("nctij,kcij->nktij", v, u, optimize=True)
-    y = both_sides(of(WINOGRAD_FROM_POINTS), m)
-    y = y.reshape(N, K, -(-P // 4), -(-Q // 4), 4, 4).transpose(0, 1, 2, 4, 3, 5)
-    return y.reshape(N, K, -(-P // 4) * 4, -(-Q // 4) * 4)[:, :, :P, :Q]
+    first = [-pad for pad in padding]
+    return winograd_result(DENSE if stride == 1 else STRIDED, x, w, first, size, of)
 
 
-def winograd_backward_weight(dy, x, first, of=np.abs):
-    """G'[sum_t (B' x B) * (A dy A')]G, as above: times (T + 28) eps / 2, for T tiles."""
-    size = dy.shape[2:]
-    v = both_sides(of(WINOGRAD_TO_POINTS), winograd_tiles(of(np.float64(x)), first, size, 6))
-    d = both_sides(of(WINOGRAD_FROM_POINTS.T), winograd_tiles(of(np.float64(dy)), (0, 0), size, 4))
-    u = np.einsum("nctij,nktij->kcij", v, d, optimize=True)
-    return both_sides(of(WINOGRAD_WEIGHTS.T), u)
+def winograd_backward_input(dy, w, padding, size, of=np.abs, stride=1):
+    """The same of dx: times (K + 29) eps / 2."""
+    flipped = w[:, :, ::-1, ::-1].swapaxes(0, 1)
+    if stride == 1:
+        return winograd_result(DENSE, dy, flipped, [pad - 2 for pad in padding], size, of)
+    cut = [1 - pad % 2 for pad in padding]  # the first pixel of a tile meets the middle tap
+    first = [(pad - 1 - more) // 2 for pad, more in zip(padding, cut, strict=True)]
+    more = [n + c for n, c in zip(size, cut, strict=True)]
+    return winograd_result(STRIDED_INPUT, dy, flipped, first, more, of)[:, :, cut[0] :, cut[1] :]
+
+
+def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1):
+    """G'[sum_t (B' x B) * (A dy A')]G, as above: times (T + 28) eps / 2, for T tiles; with stride 2
+    16 times as many, for a sum goes over all points that share their weight."""
+    form, size = DENSE if stride == 1 else STRIDED, dy.shape[2:]
+    v = winograd_points(form, x, [-pad for pad in padding], size, of)
+    d = winograd_tiles(of(np.float64(dy)), (0, 0), size, 4, 4, 4)
+    u = np.einsum("nctij,nktij->kcij", v, both_sides(of(form.from_points.T), d), optimize=True)
+    return both_sides(of(form.weights.T), u)
 
 
 # Pooling ---------------------------------------------------------------------------------------

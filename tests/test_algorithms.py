@@ -27,8 +27,11 @@ from fastconv import kernels
 PASSES = ("forward", "backward_input", "backward_weight")
 
 
-def table(*rows):
-    return [Case((N, C, H, W), K, (3, 3), padding=padding) for N, C, K, H, W, padding in rows]
+def table(*rows, stride=1):
+    return [
+        Case((N, C, H, W), K, (3, 3), stride=stride, padding=padding)
+        for N, C, K, H, W, padding in rows
+    ]
 
 
 #    N   C   K   H   W  padding
@@ -67,6 +70,38 @@ DEEP = table(
         ((2, 0), (0, 1)),
     ),  # several super-blocks, and pieces of the weight gradient
 )
+STRIDED = table(
+    (1, 1, 1, 1, 1, 1),
+    (1, 1, 2, 2, 1, 2),
+    (2, 3, 1, 3, 3, 0),
+    (1, 2, 3, 1, 19, 1),
+    (3, 1, 4, 8, 9, 0),
+    (1, 4, 5, 9, 8, 1),
+    (1, 5, 3, 7, 16, (0, 2)),
+    (2, 7, 17, 17, 10, ((1, 0), (0, 2))),
+    (1, 17, 15, 23, 5, ((4, 1), (3, 0))),
+    (1, 16, 16, 16, 4, (1, 3)),
+    (1, 6, 33, 32, 32, 1),
+    (1, 33, 8, 33, 15, 0),
+    (1, 20, 9, 31, 66, ((0, 1), (2, 4))),
+    (2, 65, 20, 18, 17, 1),
+    (1, 160, 160, 14, 15, 1),  # transformed weights made in pieces
+    (3, 70, 36, 40, 61, ((2, 0), (0, 1))),  # super-blocks, and pieces of the weight gradient
+    (1, 3, 5, 3, 130, 1),  # more tiles in a row than are gathered together
+    stride=2,
+)
+ROWS = [
+    Case((N, C, H, W), K, (7, 7), stride=2, padding=padding)
+    for N, C, K, H, W, padding in (
+        (1, 1, 1, 1, 1, 3),
+        (1, 1, 2, 7, 7, 0),
+        (2, 3, 17, 9, 24, 3),
+        (1, 2, 16, 40, 17, ((5, 0), (1, 9))),
+        (1, 3, 33, 33, 40, 3),  # bands, panels of filters
+        (3, 5, 4, 20, 33, (9, 11)),
+        (1, 1, 3, 8, 150, (0, 2)),
+    )
+]
 OTHERS = [
     Case((2, 3, 20, 21), 8, (5, 5), padding=2),
     Case((1, 1, 33, 40), 6, (7, 3), padding=(0, 1)),
@@ -77,8 +112,10 @@ OTHERS = [
     Case((1, 17, 13, 19), 17, (5, 5), padding=2, groups=17),
     Case((2, 6, 8, 9), 4, (3, 3), padding=1, groups=2),
 ]
-FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)] + [DEEP[0], OTHERS[0], OTHERS[3]]
-cases = pytest.mark.parametrize("case", AROUND_THE_TILES + DEEP + OTHERS, ids=str)
+ALL = AROUND_THE_TILES + DEEP + STRIDED + ROWS + OTHERS
+FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)]
+FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], OTHERS[0], OTHERS[3]]
+cases = pytest.mark.parametrize("case", ALL, ids=str)
 few_cases = pytest.mark.parametrize("case", FEW, ids=str)
 
 
@@ -122,19 +159,34 @@ def terms(case, which):
     return counts[PASSES.index(which)]
 
 
+def padding_of(case):
+    """Top and left, and the stride."""
+    (top, _), (left, _) = ref.borders(case.padding, case.kernel, case.dilation)
+    return (top, left), case.args[0]
+
+
 def winograd_bound(case, which, arrays, eps):
     """(C + 29) eps / 2 times Winograd's sum of absolute values."""
-    (top, _), (left, _) = ref.borders(case.padding, case.kernel, case.dilation)
+    padding, stride = padding_of(case)
+    if case.kernel == (7, 7):
+        if which == "backward_weight":
+            tiles = case.x[0] * case.y[2] * -(-case.y[3] // 4)
+            return (tiles + 28) * eps / 2 * ref.winograd_rows_backward_weight(*arrays, padding)
+        x, w, b = arrays
+        size = ref.winograd_rows_forward(x, w, padding, case.y[2:])
+        return (7 * w.shape[1] + 29) * eps / 2 * (size + abs(b)[:, None, None])
     if which == "backward_weight":
         tiles = case.x[0] * math.prod(-(-size // 4) for size in case.y[2:])
-        return (tiles + 28) * eps / 2 * ref.winograd_backward_weight(*arrays, (-top, -left))
+        terms = tiles if stride == 1 else 16 * tiles
+        return (
+            (terms + 28) * eps / 2 * ref.winograd_backward_weight(*arrays, padding, stride=stride)
+        )
     if which == "forward":
         x, w, b = arrays
-        size = ref.winograd_forward(x, w, (-top, -left), case.y[2:])
+        size = ref.winograd_forward(x, w, padding, case.y[2:], stride=stride)
         return (w.shape[1] + 29) * eps / 2 * (size + abs(b)[:, None, None])
     dy, w = arrays
-    flipped = w[:, :, ::-1, ::-1].swapaxes(0, 1)
-    size = ref.winograd_forward(dy, flipped, (top - 2, left - 2), case.size)
+    size = ref.winograd_backward_input(dy, w, padding, case.size, stride=stride)
     return (w.shape[0] + 29) * eps / 2 * size
 
 
@@ -209,9 +261,6 @@ def expected(case_number, dtype, kind, which):
     return arrays, wanted, bounds(case, which, arrays)
 
 
-ALL = AROUND_THE_TILES + DEEP + OTHERS
-
-
 def check_bounds(case, dtype, kind):
     for which in PASSES:
         arrays, wanted, bound = expected(ALL.index(case), dtype, kind, which)
@@ -231,39 +280,57 @@ def test_errors_on_adverse_numbers(isa, dtype, case, kind):
     check_bounds(case, dtype, kind)
 
 
-@pytest.mark.parametrize("case", AROUND_THE_TILES[::4] + DEEP[2:3], ids=str)
+@pytest.mark.parametrize("case", AROUND_THE_TILES[::4] + DEEP[2:3] + STRIDED[::3], ids=str)
 def test_the_bound_of_winograd(dtype, case):
     """The matrices of tests/reference.py are Winograd's, and its sum of absolute values is at
     most what the docstrings say: 158 sum_c max |x[patch,c]| sum |w[k,c]|."""
     x, w, _, dy = [a.astype(float) for a in draw(case, dtype)]
-    (top, _), (left, _) = ref.borders(case.padding, case.kernel, case.dilation)
-    first = (-top, -left)
-    y = ref.winograd_forward(x, w, first, case.y[2:], np.asarray)
-    np.testing.assert_allclose(y, run(case, "forward", (x, w, None), "gemm"), atol=1e-10)
-    dw = ref.winograd_backward_weight(dy, x, first, np.asarray)
-    np.testing.assert_allclose(dw, run(case, "backward_weight", (dy, x), "gemm"), atol=1e-10)
+    padding, stride = padding_of(case)
+    exact = {"of": np.asarray, "stride": stride}
+    for which, arrays, found in (
+        ("forward", (x, w, None), ref.winograd_forward(x, w, padding, case.y[2:], **exact)),
+        (
+            "backward_input",
+            (dy, w),
+            ref.winograd_backward_input(dy, w, padding, case.size, **exact),
+        ),
+        ("backward_weight", (dy, x), ref.winograd_backward_weight(dy, x, padding, **exact)),
+    ):
+        np.testing.assert_allclose(found, run(case, which, arrays, "gemm"), atol=1e-10)
 
-    largest = abs(ref.winograd_tiles(x, first, case.y[2:], 6)).max((3, 4))
-    size = ref.winograd_forward(x, w, first, case.y[2:])
+    form = ref.DENSE if stride == 1 else ref.STRIDED
+    first, width = [-pad for pad in padding], len(form.to_points)
+    largest = abs(ref.winograd_tiles(x, first, case.y[2:], 4, width, form.advance)).max((3, 4))
+    size = ref.winograd_forward(x, w, padding, case.y[2:], stride=stride)
     simple = np.einsum("nct,kc->nkt", largest, abs(w).sum((2, 3))) * 158
-    tiles = [np.zeros((*size.shape[:2], *(-(-n // 4) * 4 for n in size.shape[2:])))]
-    tiles[0][:, :, : size.shape[2], : size.shape[3]] = size
-    tiles = ref.winograd_tiles(tiles[0], (0, 0), case.y[2:], 4)
+    tiles = ref.winograd_tiles(size, (0, 0), case.y[2:], 4, 4, 4)
     assert (tiles <= simple[..., None, None]).all()
-    size = ref.winograd_backward_weight(dy, x, first)
-    sums = abs(ref.winograd_tiles(dy, (0, 0), case.y[2:], 4)).sum((3, 4))
+    size = ref.winograd_backward_weight(dy, x, padding, stride=stride)
+    sums = abs(ref.winograd_tiles(dy, (0, 0), case.y[2:], 4, 4, 4)).sum((3, 4))
     assert (size <= np.einsum("nct,nkt->kc", largest, sums)[..., None, None] * 158).all()
+
+
+@pytest.mark.parametrize("case", ROWS, ids=str)
+def test_the_bound_of_winograd_along_rows(dtype, case):
+    """As above, and in the simple bound a sum over the seven rows of taps."""
+    x, w, _, dy = [a.astype(float) for a in draw(case, dtype)]
+    padding, _ = padding_of(case)
+    y = ref.winograd_rows_forward(x, w, padding, case.y[2:], np.asarray)
+    np.testing.assert_allclose(y, run(case, "forward", (x, w, None), "gemm"), atol=1e-10)
+    dw = ref.winograd_rows_backward_weight(dy, x, padding, np.asarray)
+    np.testing.assert_allclose(dw, run(case, "backward_weight", (dy, x), "gemm"), atol=1e-9)
+    to_points, weights, from_points, _ = (np.abs(part) for part in ref.ROWS)
+    assert (from_points @ (weights * to_points.sum(1, keepdims=True))).max() < 158
 
 
 @cases
 def test_errors_are_small_on_average(dtype, case):
     """The bounds leave room for the worst. The root of the mean square of all errors does not:
-    that of a sum of n terms one after the other is about 0.1 n eps, of N(0,1) times N(0,1)."""
+    the error of a sum of n terms one after the other is about 0.1 n eps, of N(0,1) times N(0,1)."""
     for which in PASSES:
         arrays, wanted, bound = expected(ALL.index(case), dtype, "normal", which)
         ones = run(case, which, [np.ones_like(a, float) for a in arrays], "gemm")
-        n = np.mean(ones)
-        typical = np.finfo(dtype).eps * (math.sqrt(n) + 0.1 * n)
+        typical = np.finfo(dtype).eps * np.sqrt(np.mean((np.sqrt(ones) + 0.1 * ones) ** 2))
         for name in bound:
             error = run(case, which, arrays, name) - wanted
             rms = math.sqrt(np.mean(error.astype(float) ** 2))

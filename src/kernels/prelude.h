@@ -15,7 +15,13 @@
 #define INLINE   static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
 #define UNROLL   _Pragma("GCC unroll 32")
-#define IVDEP    _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
+/* Keep a vector that was loaded in its register: the compiler would load it again for each use. */
+#if defined(__x86_64__)
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define IN_REGISTER(v) ((void)0)
+#endif
+#define IVDEP _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
 
 static inline int64_t fc_min(int64_t a, int64_t b) {
     return a < b ? a : b;
