@@ -116,7 +116,7 @@ typedef struct fc_list {
 } fc_list;
 
 /* Run the calls in their order, up to the first that fails, whose status is returned. A chain's time is that of all its blocks,
- * given to its calls as the first thread spent it on them. */
+ * given to its calls as the first ones spent it. */
 int fc_replay(fc_list *list);
 
 /* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */

@@ -149,16 +149,13 @@ def test_the_chains_of_a_step(rng, threads):
 
     for _ in range(3):
         step(random(rng, (64, 1, 32, 32)), random(rng, (64, 10)))
-    forward, backward = step._last.chains
+    (forward,) = (
+        step._last.chains
+    )  # the gradients of the weights read what a chain of gradients would write
     names = [cut.call.kernel for cut in forward.cuts]
     assert names == ["conv2d_forward", "max_pool2d_forward"] * 2
-    assert [cut.call.kernel for cut in backward.cuts] == [
-        "max_pool2d_backward",
-        "conv2d_backward_input",
-    ]
     assert forward.blocks % 2 == 0 and forward.block * forward.blocks >= 64
     assert len(forward.own) == 2, "what the pools read; the gradients read what they write"
-    assert not backward.own
 
 
 def test_inference_needs_the_memory_of_a_block(rng, threads):
@@ -252,7 +249,7 @@ def test_a_result_inside_of_a_chain_is_whole(rng, threads, small):
     def function(x):
         y = net(x)
         rectified = y.relu()
-        return nn.functional.max_pool2d(rectified, 2), y, rectified[1:3]
+        return nn.functional.max_pool2d(rectified.exp(), 2), y, rectified[1:3]
 
     with fastconv.no_grad():
         assert compiled_chains(function, random(rng, (9, 1, 12, 12)))

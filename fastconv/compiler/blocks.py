@@ -90,14 +90,15 @@ class Chain:
 
 
 def chains(calls, private):
-    """The Chains among the calls."""
+    """The Chains among the calls that have memory of their own: what they write is not far away when it is read."""
     found, at, uses = [], 0, Uses.of(calls)
     while at < len(calls):
         chain = _longest(calls, at)
         if chain is not None:
-            _pin_algorithms(chain)
             _lay_out_own(chain, uses, private)
-            found.append(chain)
+            if chain.own:
+                _pin_algorithms(chain)
+                found.append(chain)
         at = at + 1 if chain is None else chain.last + 1
     return found
 

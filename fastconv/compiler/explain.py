@@ -18,7 +18,7 @@ class Row:
     """One call. multiply_adds: 0 where it is not made of them; microseconds: of the last replay.
 
     blocks: where it is more than 1, a block of images goes through this call and its neighbours before the next one
-    does. microseconds are then the time of them all, shared out as the first thread spent it.
+    does. microseconds are then the time of them all, shared out as the first blocks spent it.
     """
 
     kernel: str

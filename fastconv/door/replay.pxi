@@ -512,5 +512,5 @@ cdef class Replay:
         return made
 
     def nanoseconds(self):
-        """The time that each call took in the last replay; of a chain, all the time shared out as its first thread spent it."""
+        """The time that each call took in the last replay; of a chain, all the time shared out as its first blocks spent it."""
         return [self.ticks[i] * self.recorded.nanoseconds for i in range(self.count)]
