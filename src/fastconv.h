@@ -86,9 +86,38 @@ typedef struct fc_call {
     const void *args;
 } fc_call;
 
-/* Run the calls in their order, up to the first that fails, whose status is returned. stamps (count + 1) get the ticks before
- * the first call and after each. */
-int fc_replay(const fc_call *calls, int64_t count, int64_t *stamps, double *nanoseconds_per_tick);
+/* An argument, `word` words after the first of a chain, that is another for each block of images [first, first + n):
+ *   FC_COUNT    `each` for each of the n images
+ *   FC_ADDRESS  what it is in the list, plus `each` bytes for each of the images before the block
+ *   FC_OWN      `each` bytes after the first of the memory that the thread has for the block */
+typedef enum fc_varying_kind { FC_COUNT, FC_ADDRESS, FC_OWN } fc_varying_kind;
+
+typedef struct fc_varying {
+    fc_varying_kind kind;
+    int64_t word, each;
+} fc_varying;
+
+/* `count` calls from `first` on that take each of `images` images by itself: all of them run on a block of images, then on
+ * the next one. Blocks are what the threads share. own: bytes of what only these calls see, of a block. */
+typedef struct fc_chain {
+    int64_t first, count, images, block, own;
+    int64_t words; /* of the arguments of all its calls, which follow each other */
+    double work;   /* nanoseconds, roughly */
+    int64_t varying_count;
+    const fc_varying *varying;
+} fc_chain;
+
+typedef struct fc_list {
+    int64_t count, chain_count;
+    const fc_call *calls;
+    const fc_chain *chains; /* in their order */
+    int64_t *ticks;         /* that each call took */
+    double nanoseconds;     /* of a tick */
+} fc_list;
+
+/* Run the calls in their order, up to the first that fails, whose status is returned. A chain's time is that of all its blocks,
+ * given to its calls as the first ones spent it. */
+int fc_replay(fc_list *list);
 
 /* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */
 
@@ -105,8 +134,9 @@ void fc_set_num_threads(int threads);
 int fc_get_num_threads(void);
 
 /* Scratch memory of the calling thread, 64-byte aligned, kept from call to call; NULL when there is none.
- * FC_SCRATCH_CALL belongs to the kernel that was called, FC_SCRATCH_TASK to the task that runs. */
-enum { FC_SCRATCH_CALL, FC_SCRATCH_TASK, FC_SCRATCH_COUNT };
+ * FC_SCRATCH_CALL belongs to the kernel that was called, FC_SCRATCH_TASK to the task that runs, FC_SCRATCH_CHAIN to the
+ * chain whose kernels run. */
+enum { FC_SCRATCH_CALL, FC_SCRATCH_TASK, FC_SCRATCH_CHAIN, FC_SCRATCH_COUNT };
 void *fc_scratch(int slot, size_t bytes);
 
 #endif

@@ -9,16 +9,21 @@ import numpy as np
 
 from fastconv import kernels
 
-HEADINGS = ("", "call", "algorithm", "writes", "reads", "KiB", "µs", "% of peak")
+HEADINGS = ("", "call", "algorithm", "blocks", "writes", "reads", "KiB", "µs", "% of peak")
 CONVOLUTIONS = ("conv2d_forward", "conv2d_backward_input", "conv2d_backward_weight")
 
 
 @dataclass
 class Row:
-    """One call. multiply_adds: 0 where it is not made of them; microseconds: of the last replay."""
+    """One call. multiply_adds: 0 where it is not made of them; microseconds: of the last replay.
+
+    blocks: where it is more than 1, a block of images goes through this call and its neighbours before the next one
+    does. microseconds are then the time of them all, shared out as the first blocks spent it.
+    """
 
     kernel: str
     algorithm: str
+    blocks: int
     writes: list[tuple[int, ...]]
     reads: list[tuple[int, ...]]
     bytes: int
@@ -35,6 +40,7 @@ class Row:
         return [
             self.kernel,
             self.algorithm,
+            str(self.blocks) if self.blocks > 1 else "",
             *shapes,
             f"{self.bytes / 1024:,.1f}",
             f"{self.microseconds:,.2f}",
@@ -62,8 +68,8 @@ class Explanation:
         cells = [list(HEADINGS), *([str(i), *row.cells()] for i, row in enumerate(self.rows))]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:
-            left = [c.ljust(w) for c, w in zip(row[1:5], widths[1:5], strict=True)]
-            right = [c.rjust(w) for c, w in zip(row[5:], widths[5:], strict=True)]
+            left = [c.ljust(w) for c, w in zip(row[1:6], widths[1:6], strict=True)]
+            right = [c.rjust(w) for c, w in zip(row[6:], widths[6:], strict=True)]
             yield "  ".join([row[0].rjust(widths[0]), *left, *right]).rstrip()
 
     def plot(self, where) -> None:
@@ -113,7 +119,12 @@ def explain(plan):
     """The Explanation of a plan, after a replay."""
     peaks = {}
     rows = []
-    for call, nanoseconds in zip(plan.calls, plan.nanoseconds(), strict=True):
+    blocks = [1] * len(plan.calls)
+    for chain in plan.chains:
+        blocks[chain.first : chain.last + 1] = [chain.blocks] * len(chain.cuts)
+    for call, nanoseconds, count_of_blocks in zip(
+        plan.calls, plan.nanoseconds(), blocks, strict=True
+    ):
         dtype = (np.float32, np.float64)[call.dtype]
         count, microseconds = multiply_adds(call), max(nanoseconds / 1e3, 1e-3)
         if count and dtype not in peaks:
@@ -121,11 +132,12 @@ def explain(plan):
         operands = call.operands.values()
         algorithm = ""
         if call.kernel in CONVOLUTIONS:
-            algorithm = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
+            algorithm, _ = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
         rows.append(
             Row(
                 call.kernel,
                 algorithm,
+                count_of_blocks,
                 [o.array.shape for o in operands if o.writes],
                 [o.array.shape for o in operands if o.reads],
                 sum(o.array.nbytes for o in operands),

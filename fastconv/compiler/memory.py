@@ -48,20 +48,34 @@ def aligned_bytes(size):
     return memory[start : start + size]
 
 
-def place(calls, slot_of, fixed):
+def lifetimes(calls, chains, slot_of, fixed):
+    """By the id of their root, the Buffers that the arena is to hold: the arguments are those of `place`."""
+    buffers, own = {}, {key for chain in chains for key in chain.own}
+    times = [(i, i) for i in range(len(calls))]
+    for chain in chains:  # its calls run at one time
+        for i in range(chain.first, chain.last + 1):
+            times[i] = chain.first, chain.last
+    for call, (first, last) in zip(calls, times, strict=True):
+        for operand in call.operands.values():
+            key = id(operand.root)
+            if key not in fixed and key not in own and slot_of(operand) is None:
+                buffer = buffers.setdefault(key, Buffer(operand.root.nbytes, first, last))
+                buffer.last = last
+    return buffers
+
+
+def place(calls, chains, slot_of, fixed):
     """Point every operand at its place.
 
-    slot_of(operand): (slot, bytes after the slot's first), or None. fixed: ids of roots that stay where they are.
+    chains: the Chains among the calls, whose own memory is not in the arena. slot_of(operand): (slot, bytes after the
+    slot's first), or None. fixed: ids of roots that stay where they are.
     Returns (relocations, arena, buffers): (call, word, slot, offset) for what lies in slots, and the Buffers by
     the id of their root.
     """
-    buffers = {}
-    for i, call in enumerate(calls):
-        for operand in call.operands.values():
-            key = id(operand.root)
-            if key not in fixed and slot_of(operand) is None:
-                buffer = buffers.setdefault(key, Buffer(operand.root.nbytes, i, i))
-                buffer.last = i
+    buffers, own = (
+        lifetimes(calls, chains, slot_of, fixed),
+        {key for chain in chains for key in chain.own},
+    )
     arena = aligned_bytes(lay_out(buffers.values()))
     relocations = []
     for i, call in enumerate(calls):
@@ -72,6 +86,8 @@ def place(calls, slot_of, fixed):
             elif id(operand.root) in buffers:
                 start = address(arena) + buffers[id(operand.root)].offset
                 call.words[word] = start + operand.offset
+            elif id(operand.root) in own:
+                call.words[word] = 0
             else:
                 call.words[word] = address(operand.root) + operand.offset
     return relocations, arena, buffers

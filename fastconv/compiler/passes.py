@@ -19,7 +19,7 @@ SUMS = {
 
 def shorten(calls, private):
     """All passes, in an order in which each finds what the ones before it have left."""
-    for one_pass in (accumulate_in_place, pool_with_relu, drop_dead):
+    for one_pass in (accumulate_in_place, pool_with_relu, drop_dead, pool_without_indices):
         calls = one_pass(calls, private)
     return calls
 
@@ -202,3 +202,15 @@ def _missed_windows(pool):
 def _is_written(uses, root, first, last):
     """Whether a call after `first`, up to `last`, writes the memory."""
     return any(first < i <= last for i in uses.writes.get(id(root), ()))
+
+
+def pool_without_indices(calls, private):
+    """Where no gradient wants to know which pixels were the largest, as at inference, nobody writes it down."""
+    uses = Uses.of(calls)
+    for call in calls:
+        if call.kernel == "max_pool2d_forward" and "indices" in call.operands:
+            root = call.operands["indices"].root
+            if private(root) and not uses.reads.get(id(root)):
+                del call.operands["indices"]
+                call.words[call.word("indices")] = 0
+    return calls

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
-from fastconv.compiler import memory, passes, weights
+from fastconv.compiler import blocks, memory, passes, weights
 from fastconv.compiler.trace import Refused, address, root_of
 
 CONTAINERS = (tuple, list)
@@ -38,7 +38,8 @@ class Plan:
         self._build = self._result(trace.result)
         labels = self._labels(trace.calls)
         kept = set(self._slots)
-        self.calls = passes.shorten(trace.calls, self._is_private(kept, trace.recording))
+        private = self._is_private(kept, trace.recording)
+        self.calls = passes.shorten(trace.calls, private)
         self._weights = weights.make_ready(self.calls, self._of_one_name(), self.watch)
         constants = trace.recording.constants
         fixed = {
@@ -47,7 +48,10 @@ class Plan:
             for o in call.operands.values()
             if id(o.root) not in self._new or id(o.root) in constants
         }
-        relocations, self.arena, self.buffers = memory.place(self.calls, self._slot_of, fixed)
+        self.chains = self._worthwhile(blocks.chains(self.calls, private), fixed)
+        relocations, self.arena, self.buffers = memory.place(
+            self.calls, self.chains, self._slot_of, fixed
+        )
         operands = [o for call in self.calls for o in call.operands.values()]
         written = [o for o in operands if o.writes]
         outside = {id(o.root): o.root for o in written if id(o.root) in fixed}
@@ -77,6 +81,7 @@ class Plan:
             avoided,
             self._versions(outside),
             labels,
+            [chain.recorded() for chain in self.chains],
         )
         for call in self.calls:  # a plan does not hold the batch it was recorded with
             for name, operand in call.operands.items():
@@ -143,6 +148,17 @@ class Plan:
                 count = call.number("N") * call.number("inner")
                 found.append((slot, offset, count, call.number("C"), call.number("ignore_index")))
         return found
+
+    def _worthwhile(self, chains, fixed):
+        """The chains, if threads share them, or else if the plan needs less memory with them. Where its gradients need
+        as much, they only find less of it in the caches."""
+        if kernels.get_num_threads() > 1 or not chains:
+            return chains
+        with_them, without = (
+            memory.lay_out(memory.lifetimes(self.calls, c, self._slot_of, fixed).values())
+            for c in (chains, [])
+        )
+        return chains if with_them + sum(c.own_bytes for c in chains) < without else []
 
     # ---- results -------------------------------------------------------------------------------------
 

@@ -104,12 +104,12 @@ cdef struct counts:
     double cycles[FC_ALGORITHM_COUNT]
     double workspace[FC_ALGORITHM_COUNT]
     double elements[FC_ALGORITHM_COUNT]
-    int64_t chosen
+    int64_t chosen, together
 
 
 cdef int run_plan(conv2d_plan_args *shape, counts *found, int type_number) except -1:
     shape.cycles, shape.workspace, shape.elements = found.cycles, found.workspace, found.elements
-    shape.chosen = &found.chosen
+    shape.chosen, shape.together = &found.chosen, &found.together
     return fc_run(FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64, FC_conv2d_plan, shape)
 
 
@@ -237,14 +237,15 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
 
 
 def recorded_algorithm(str kernel not None, cnp.ndarray words not None, bint double):
-    """The algorithm that a recorded convolution takes, whose arguments `words` are."""
+    """The algorithm that a recorded convolution takes, whose arguments `words` are; calls of it for any multiples of how many
+    images, and one for the rest, have the same bits (0: they may have others)."""
     cdef conv2d_plan_args shape
     cdef counts found
     memcpy(&shape, words.data, SHAPE_BYTES)
     shape.which = {"conv2d_forward": FC_FORWARD, "conv2d_backward_input": FC_BACKWARD_INPUT,
                    "conv2d_backward_weight": FC_BACKWARD_WEIGHT}[kernel]
     run_plan(&shape, &found, cnp.NPY_DOUBLE if double else cnp.NPY_FLOAT)
-    return ALGORITHMS[found.chosen]
+    return ALGORITHMS[found.chosen], found.together
 
 
 def prepare_recorded(cnp.ndarray words not None, bint double, cnp.ndarray prepared=None):

@@ -14,7 +14,25 @@ cdef extern from "fastconv.h" nogil:
         fc_dtype dtype
         fc_kernel_id kernel
         const void *args
-    int fc_replay(const fc_call *calls, int64_t count, int64_t *stamps, double *nanoseconds_per_tick)
+    ctypedef enum fc_varying_kind:
+        FC_COUNT
+        FC_ADDRESS
+        FC_OWN
+    ctypedef struct fc_varying:
+        fc_varying_kind kind
+        int64_t word, each
+    ctypedef struct fc_chain:
+        int64_t first, count, images, block, own, words
+        double work
+        int64_t varying_count
+        const fc_varying *varying
+    ctypedef struct fc_list:
+        int64_t count, chain_count
+        const fc_call *calls
+        const fc_chain *chains
+        int64_t *ticks
+        double nanoseconds
+    int fc_replay(fc_list *list)
 
 
 cdef bint equal_values(object a, object b):
@@ -344,14 +362,18 @@ cdef class Replay:
     the input arrays, of the shapes, strides and dtypes of `inputs`, then new arrays of the (shape, dtype) in `outputs`. keep:
     what must live as long as the plan. written: arrays that it writes besides; an input must not overlap them. versions: lists
     whose first element each replay counts up. labels: (slot, offset in bytes, count, classes, ignored) of int64 labels in an
-    input, or with -1 for the slot, at an address: one that is no class is for eager execution to refuse.
+    input, or with -1 for the slot, at an address: one that is no class is for eager execution to refuse. chains: (first call,
+    calls, images, images of a block, own bytes, nanoseconds, varying arguments) in their order: see fc_chain in src/fastconv.h;
+    an argument is ("count", "address" or "own", call, word, each), call counted from the chain's first.
     """
 
     cdef fc_call *calls
+    cdef fc_chain *chains
+    cdef fc_varying *varying
+    cdef fc_list recorded
     cdef relocation *moves
     cdef int64_t count, move_count
-    cdef int64_t *stamps
-    cdef double tick
+    cdef int64_t *ticks
     cdef cnp.ndarray words
     cdef list starts, keep, inputs, outputs, versions
     cdef interval *written
@@ -360,13 +382,13 @@ cdef class Replay:
     cdef object lock
 
     def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions,
-                  list labels):
+                  list labels, list chains):
         cdef int64_t i = 0, total = 0
         self.count, self.move_count = len(calls), len(relocations)
         self.calls = <fc_call *>calloc(self.count + 1, sizeof(fc_call))
         self.moves = <relocation *>calloc(self.move_count + 1, sizeof(relocation))
-        self.stamps = <int64_t *>calloc(self.count + 1, sizeof(int64_t))
-        if self.calls == NULL or self.moves == NULL or self.stamps == NULL:
+        self.ticks = <int64_t *>calloc(self.count + 1, sizeof(int64_t))
+        if self.calls == NULL or self.moves == NULL or self.ticks == NULL:
             raise MemoryError("fastconv: no memory for a recorded step")
         self.words = np.concatenate([words for _, _, words in calls] + [np.zeros(1, np.int64)])
         cdef int64_t *first = <int64_t *>self.words.data
@@ -377,6 +399,8 @@ cdef class Replay:
             self.calls[i].args = first + total
             total += len(words)
             i += 1
+        self.set_chains(chains, [*self.starts, total])
+        self.recorded.count, self.recorded.calls, self.recorded.ticks = self.count, self.calls, self.ticks
         i = 0
         for call, word, slot, offset in relocations:
             self.moves[i].word = first + <int64_t>(self.starts[call] + word)
@@ -396,10 +420,34 @@ cdef class Replay:
             self.labels[i] = label_place(slot, offset, count, classes, ignored)
         self.lock = _threading.Lock()
 
+    cdef int set_chains(self, list chains, list starts) except -1:
+        cdef int64_t i = 0, total = 0
+        cdef fc_varying *v
+        for *_, varying in chains:
+            total += len(varying)
+        self.chains = <fc_chain *>calloc(len(chains) + 1, sizeof(fc_chain))
+        self.varying = v = <fc_varying *>calloc(total + 1, sizeof(fc_varying))
+        if self.chains == NULL or self.varying == NULL:
+            raise MemoryError("fastconv: no memory for a plan")
+        for first, count, images, block, own, work, varying in chains:
+            self.chains[i].first, self.chains[i].count = first, count
+            self.chains[i].images, self.chains[i].block, self.chains[i].own = images, block, own
+            self.chains[i].words, self.chains[i].work = starts[first + count] - starts[first], work
+            self.chains[i].varying, self.chains[i].varying_count = v, len(varying)
+            for kind, call, word, each in varying:
+                v.kind = FC_COUNT if kind == "count" else FC_ADDRESS if kind == "address" else FC_OWN
+                v.word, v.each = starts[first + call] - starts[first] + word, each
+                v += 1
+            i += 1
+        self.recorded.chains, self.recorded.chain_count = self.chains, i
+        return 0
+
     def __dealloc__(self):
         free(self.calls)
+        free(self.chains)
+        free(self.varying)
         free(self.moves)
-        free(self.stamps)
+        free(self.ticks)
         free(self.written)
         free(self.labels)
 
@@ -454,7 +502,7 @@ cdef class Replay:
                 array = slots[self.moves[i].slot]
                 self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
             with nogil:
-                status = fc_replay(self.calls, self.count, self.stamps, &self.tick)
+                status = fc_replay(&self.recorded)
         for version in self.versions:
             (<list>version)[0] += 1
         if status == FC_BAD_INDEX:
@@ -464,5 +512,5 @@ cdef class Replay:
         return made
 
     def nanoseconds(self):
-        """The time that each call took in the last replay."""
-        return [(self.stamps[i + 1] - self.stamps[i]) * self.tick for i in range(self.count)]
+        """The time that each call took in the last replay; of a chain, all the time shared out as its first blocks spent it."""
+        return [self.ticks[i] * self.recorded.nanoseconds for i in range(self.count)]
