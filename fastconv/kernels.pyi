@@ -324,6 +324,8 @@ def batch_norm_forward(
     training: bool = True,
     momentum: float | None = 0.1,
     eps: float = 1e-5,
+    residual: NDArray[_Real] | None = None,
+    relu: bool = False,
     out: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[np.float64], NDArray[np.float64]]: ...
 def batch_norm_backward(
@@ -334,6 +336,7 @@ def batch_norm_backward(
     invstd: NDArray[np.float64],
     *,
     training: bool = True,
+    y: NDArray[_Real] | None = None,
     out: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[_Real], NDArray[_Real]]: ...
 
