@@ -11,7 +11,7 @@ import steps
 import torch
 import tutorial
 from goals import OURS, PREPARED
-from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays
+from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays, empty
 
 import fastconv
 from fastconv import kernels
@@ -45,7 +45,7 @@ def conv2d_forward(layer, threads):
     x, w, b, _ = conv2d_arrays(layer)
     ours = [fastconv.from_numpy(a) for a in (x, w, b)]
     ready = kernels.conv2d_prepare(w, x.shape, *layer.options())
-    y = np.empty(layer.output_size(), np.float32)
+    y = empty(layer.output_size())
     contenders = {
         OURS: lambda: F.conv2d(*ours, *layer.options()),
         PREPARED: lambda: kernels.conv2d_forward(x, ready, b, *layer.options(), out=y),

@@ -16,6 +16,7 @@ import tempfile
 import graphs
 import numpy as np
 import torch
+from layers import empty
 
 LAYOUTS = {"PyTorch": torch.contiguous_format, "PyTorch channels_last": torch.channels_last}
 
@@ -55,7 +56,7 @@ def onnxruntime_model(model, x, output_size, threads):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    y = np.empty(output_size, np.float32)
+    y = empty(output_size)
     binding = session.io_binding()
     for bind, name, array in ((binding.bind_input, "x", x), (binding.bind_output, "y", y)):
         bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
@@ -84,7 +85,7 @@ def openvino_model(model, x, output_size, threads):
         "ENABLE_CPU_PINNING": False,
     }
     request = core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
-    y = np.empty(output_size, np.float32)
+    y = empty(output_size)
     request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
     request.set_output_tensor(openvino.Tensor(y, shared_memory=True))
 

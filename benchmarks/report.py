@@ -162,7 +162,8 @@ faster.** Given are its median and its quartiles. The percentage behind a time i
 the direct method (two operations for each multiply-add) over the time, as a part of the float32
 multiply-add peak that a loop of independent FMAs reached in the same rounds; algorithms that need
 fewer multiplications exceed 100 %. Results of the contenders are checked against each other first, to
-0.1 % of the largest number (MNN: 0.5 %; its Winograd on large images is no more precise).
+0.1 % of the largest number (MNN: 0.5 %; its Winograd on large images is no more precise). All arrays that
+are shared begin on a cache line (64 bytes), as each library's own do, and NumPy's do not.
 
 Like is compared with like. *fastconv* and PyTorch get their weights in each call; *fastconv prepared*
 has transformed them before, as ONNX Runtime, OpenVINO, ncnn and MNN do when a model is loaded. Where

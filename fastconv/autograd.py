@@ -531,9 +531,9 @@ class Tensor:
     def __deepcopy__(self, memo):
         if self.grad_fn is not None:
             raise RuntimeError("only leaves can be copied or pickled; use detach()")
-        copied = type(self)(self._array.copy(), self.requires_grad)
+        copied = type(self)(kernels.new_copy(self._array), self.requires_grad)
         if self.grad is not None:
-            copied.grad = _wrap(self.grad._array.copy())
+            copied.grad = _wrap(kernels.new_copy(self.grad._array))
         memo[id(self)] = copied
         return copied
 

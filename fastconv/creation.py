@@ -19,7 +19,7 @@ def tensor(data, dtype=None, requires_grad=False, device=None):
     if isinstance(data, Tensor):
         data = data._array
     if isinstance(data, np.ndarray | np.generic):
-        array = np.array(data, dtype)
+        array = kernels.new_copy(data, dtype)
     else:
         data = _plain(data)
         try:
@@ -28,8 +28,9 @@ def tensor(data, dtype=None, requires_grad=False, device=None):
             raise ValueError("nested lists must have equal lengths at each depth") from None
         if array.dtype.kind not in "fiub":
             raise TypeError(f"fastconv.tensor takes numbers, got {array.dtype}")
-        array = array.astype(
-            dtype or (_DEFAULTS.get(array.dtype.kind, array.dtype) if array.size else np.float32)
+        array = kernels.new_copy(
+            array,
+            dtype or (_DEFAULTS.get(array.dtype.kind, array.dtype) if array.size else np.float32),
         )
     return Tensor(array, requires_grad)
 
@@ -98,7 +99,9 @@ def full(size, fill_value, dtype=None, requires_grad=False, device=None):
 
 def empty(*size, dtype=None, requires_grad=False, device=None):
     """A shape whose elements are whatever the memory held."""
-    return Tensor(np.empty(_shape(size), dtype or np.float32), requires_grad)
+    return Tensor(
+        kernels.empty_array(_shape(size), dtype or np.float32, for_kernels=False), requires_grad
+    )
 
 
 def zeros_like(input, dtype=None, requires_grad=False):
@@ -114,7 +117,10 @@ def full_like(input, fill_value, dtype=None, requires_grad=False):
 
 
 def empty_like(input, dtype=None, requires_grad=False):
-    return Tensor(np.empty(input._array.shape, dtype or input.dtype), requires_grad)
+    return Tensor(
+        kernels.empty_array(input._array.shape, dtype or input.dtype, for_kernels=False),
+        requires_grad,
+    )
 
 
 def arange(start, end=None, step=1, dtype=None, requires_grad=False, device=None):
@@ -125,7 +131,7 @@ def arange(start, end=None, step=1, dtype=None, requires_grad=False, device=None
             f"arange from {start} to {end} in steps of {step}: bounds and step disagree"
         )
     array = np.arange(start, end, step)
-    return Tensor(array.astype(dtype or _DEFAULTS[array.dtype.kind]), requires_grad)
+    return Tensor(kernels.new_copy(array, dtype or _DEFAULTS[array.dtype.kind]), requires_grad)
 
 
 def linspace(start, end, steps, dtype=None, requires_grad=False, device=None):

@@ -53,6 +53,7 @@ cdef inline int64_t larger(int64_t a, int64_t b) noexcept nogil:
 
 
 include "door/threads.pxi"
+include "door/memory.pxi"
 include "door/recording.pxi"
 include "door/arrays.pxi"
 include "door/gemm.pxi"

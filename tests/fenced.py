@@ -97,7 +97,10 @@ def normalisations(dtype):
     for shape in SHAPES:
         x, dy, w = (integers(rng, s, dtype) for s in (shape, shape, shape[1:2]))
         yield Example("batch_norm_forward", (x, w, w))
-        yield Example("batch_norm_backward", (dy, x, w, *kernels.batch_norm_forward(x)[1:]))
+        y, *saved = kernels.batch_norm_forward(x)
+        yield Example("batch_norm_backward", (dy, x, w, *saved))
+        yield Example("batch_norm_forward", (x, w, w), (), {"residual": dy, "relu": True})
+        yield Example("batch_norm_backward", (dy, x, w, *saved), (), {"y": y})
 
 
 def products(dtype):

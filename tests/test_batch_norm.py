@@ -112,6 +112,55 @@ def test_with_running_statistics(isa, dtype, rng, shape):
         check(actual, exact, bound)
 
 
+@shapes
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("special", [False, True])
+def test_a_residual_and_relu_within(isa, dtype, rng, shape, training, special):
+    """The bits of the pointwise kernels after the forward, and of relu's gradient before the backward."""
+    x, dy, w, b = arrays(rng, shape, dtype)
+    residual, var = normal(rng, shape, dtype), np.ones(shape[1], dtype)
+    if special and x.size:
+        for array in (dy, residual) if training else (x, dy, residual):
+            places = rng.integers(array.size, size=8)
+            array.flat[places] = [np.nan, -np.nan, np.inf, -np.inf, 0, -0.0, 1e-40, -1e-40]
+    running = () if training else (b, var)
+    plain, *saved = kernels.batch_norm_forward(x, w, b, *running, training=training)
+    sums = kernels.add(plain, residual)
+    for added, relu, expected in (
+        (None, True, kernels.relu(plain)),
+        (residual, False, sums),
+        (residual, True, kernels.relu(sums)),
+    ):
+        options = {"training": training, "residual": added, "relu": relu}
+        y, *found = kernels.batch_norm_forward(x, w, b, *running, **options)
+        check_bits(y, expected)
+        assert all(map(np.array_equal, found, saved))
+        if added is not None:  # in its place
+            out = added.copy()
+            kernels.batch_norm_forward(x, w, b, *running, **options | {"residual": out}, out=out)
+            check_bits(out, expected)
+    for y in (kernels.relu(plain), kernels.relu(sums)):
+        results = kernels.batch_norm_backward(dy, x, w, *saved, training=training, y=y)
+        masked = kernels.relu_backward(dy, y)
+        wanted = kernels.batch_norm_backward(masked, x, w, *saved, training=training)
+        for actual, exact in zip(results, wanted, strict=True):
+            check_bits(actual, exact)
+
+
+def test_a_residual_or_result_of_another_shape(rng):
+    x, dy, w, b = arrays(rng, (2, 3, 4), np.float32)
+    saved = kernels.batch_norm_forward(x, w, b)[1:]
+    for wrong in (dy[:1], dy[0], dy.astype(np.float64)):
+        with pytest.raises((ValueError, TypeError), match="residual must|residual is"):
+            kernels.batch_norm_forward(x, w, b, residual=wrong)
+        with pytest.raises((ValueError, TypeError), match="^y (must|is)"):
+            kernels.batch_norm_backward(dy, x, w, *saved, y=wrong)
+    memory = np.zeros(25, np.float32)
+    with pytest.raises(ValueError, match="out shares memory with residual"):
+        out, residual = memory[1:].reshape(x.shape), memory[:-1].reshape(x.shape)
+        kernels.batch_norm_forward(x, w, b, residual=residual, out=out)
+
+
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
 def test_running_statistics_move(isa, dtype, rng, momentum):
     """By the part momentum; None makes them averages over the batches, whatever they began as."""

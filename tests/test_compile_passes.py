@@ -4,8 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from twins import bits, vector
 
-from fastconv import kernels
+import fastconv
+from fastconv import kernels, nn
+from fastconv.nn import functional as F
 
 SHAPES = [
     # N, C, H, K, R, stride, padding, groups
@@ -73,3 +76,96 @@ def test_gradients_of_batch_norm_are_never_minus_zero(rng, isa, dtype):
                     dy, x, weight, mean, invstd, training=training
                 )
                 assert not has_minus_zero(dw) and not has_minus_zero(db)
+
+
+# Batch normalisation with what follows it -----------------------------------------------------------
+
+
+class Norms(nn.Module):
+    """A function of x and of two normalisations."""
+
+    def __init__(self, function, channels=3):
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, self.first, self.second)
+
+
+def in_place(x, first, second):
+    y = first(x)
+    y += second(x)
+    return F.relu(y, inplace=True)
+
+
+def seen_before(x, first, second):
+    y = first(x)
+    z = y * 2
+    return F.relu(y) + z
+
+
+def written_between(x, first, second):
+    y, r = first(x), x * 2
+    r.add_(1)
+    z = second(x)
+    r.mul_(3)
+    return (z + r).relu() + y
+
+
+NORMS = {  # function: kernels that are left of a forward pass: relu, add
+    "relu": (lambda x, first, second: first(x).relu(), 0, 0),
+    "relu in place": (lambda x, first, second: F.relu(first(x), inplace=True), 0, 0),
+    "residual": (lambda x, first, second: (first(x) + x).relu(), 0, 0),
+    "residual on the left": (lambda x, first, second: F.relu(x + first(x)), 0, 0),
+    "no relu": (lambda x, first, second: x + first(x), 0, 0),
+    "both normalised": (lambda x, first, second: (first(x) + second(x)).relu(), 0, 0),
+    "in place": (in_place, 0, 0),
+    "a chain": (lambda x, first, second: second(first(x).relu() + x).relu(), 0, 1),
+    "with itself": (lambda x, first, second: (lambda y: (y + y).relu())(first(x)), 1, 1),
+    "relu first": (lambda x, first, second: first(x).relu() + x, 0, 1),
+    "seen before": (seen_before, 1, 1),
+    "seen after": (lambda x, first, second: (lambda y: y.relu() * y)(first(x)), 1, 0),
+    "broadcast": (lambda x, first, second: (first(x) + x[:1]).relu(), 1, 1),
+    "written between": (written_between, 1, 3),
+    "twice": (lambda x, first, second: first(x).relu().relu(), 1, 0),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (5, 3, 1, 1)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NORMS)
+def test_what_follows_a_batch_norm(rng, name, training, shape):
+    """Forwards and gradients, bit by bit, also where nothing may be folded; NaN and infinities too."""
+    function, relus, adds = NORMS[name]
+    nets = [Norms(function).train(training) for _ in range(2)]
+
+    def make(net):
+        def step(x):
+            for parameter in net.parameters():
+                parameter.grad = None
+            y = net(x)
+            (y * y).sum().backward()
+            return y.detach()
+
+        return step
+
+    steps = make(nets[0]), fastconv.compile(make(nets[1]))
+    for special in (False, False, False, True, False):
+        x = vector(rng, *shape)
+        if special:
+            x._array.flat[rng.integers(x._array.size, size=5)] = [np.nan, np.inf, -np.inf, 0, -0.0]
+        results = [bits(step(x)) for step in steps]
+        assert results[0] == results[1]
+        gradients = [[bits(p.grad) for p in net.parameters() if p.grad is not None] for net in nets]
+        assert gradients[0] == gradients[1]
+        states = [bits(dict(net.state_dict())) for net in nets]
+        assert states[0] == states[1]
+    with fastconv.no_grad():
+        run = fastconv.compile(nets[0].forward)
+        for _ in range(3):
+            assert bits(run(x)) == bits(nets[1](x)) if not training else run(x) is not None
+        text = str(run.explain())
+    lines = [line.split() for line in text.splitlines()]
+    left = [sum(line[1:2] == [kind] for line in lines) for kind in ("relu", "add")]
+    assert left == [relus, adds]

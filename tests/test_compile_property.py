@@ -34,6 +34,8 @@ layers = st.one_of(
             ("dropout",),
             ("residual",),
             ("twice",),
+            ("block",),
+            ("block in place",),
         ]
     ),
 )
@@ -50,6 +52,23 @@ class Residual(nn.Module):
     def forward(self, x):
         y = self.inner(x)
         return self.inner(y.relu()) if self.twice else y + x
+
+
+class Block(nn.Module):
+    """relu(norm(conv(relu(norm(x)))) + x)."""
+
+    def __init__(self, channels, inplace):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.first, self.second = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.relu, self.inplace = nn.ReLU(inplace), inplace
+
+    def forward(self, x):
+        y = self.second(self.conv(self.relu(self.first(x))))
+        if self.inplace:
+            y += x
+            return self.relu(y)
+        return self.relu(x + y)
 
 
 def build(specification, head, seed):
@@ -80,6 +99,8 @@ def build(specification, head, seed):
             net.append(nn.BatchNorm2d(channels))
         elif kind in ("residual", "twice"):
             net.append(Residual(channels, kind == "twice"))
+        elif kind in ("block", "block in place"):
+            net.append(Block(channels, kind == "block in place"))
         else:
             net.append(nn.ReLU(inplace=kind == "relu in place"))
     if head != "flatten":

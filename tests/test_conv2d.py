@@ -159,7 +159,14 @@ STRIDED = [
     Case((1, 150, 30, 60), 7, (3, 3), stride=2, padding=1),
     Case((1, 3, 66, 1), 4, (5, 1), stride=2, padding=(2, 0)),
 ]
-CASES += DIRECT + STRIDED
+SMALL_IMAGES = [  # whose weight gradients take several images at once, in pieces
+    Case((24, 33, 9, 9), 30, (1, 1), stride=2),
+    Case((70, 17, 4, 4), 20, (1, 1), stride=(2, 1)),
+    Case((37, 40, 5, 7), 33, (1, 1), stride=2, padding=(1, 0)),
+    Case((40, 36, 6, 6), 34, (1, 1), stride=3, groups=2),
+    Case((19, 40, 7, 7), 120, (3, 3), stride=2, padding=1),
+]
+CASES += DIRECT + STRIDED + SMALL_IMAGES
 # The product's depth beyond a cache block (KC): C*R*S, K*R*S and N*P*Q past 256 and 512; then
 # batches that are cut into pieces, images and weights that do not stay in the cache.
 DEEP = [

@@ -38,6 +38,7 @@ RECORDING = {
     "recorded_algorithm",
     "multiply_add_peak",
     "empty_array",
+    "new_copy",
     "not_recorded",
     "is_recording",
     "same_value",

@@ -19,7 +19,15 @@ SUMS = {
 
 def shorten(calls, private):
     """All passes, in an order in which each finds what the ones before it have left."""
-    for one_pass in (accumulate_in_place, pool_with_relu, drop_dead, pool_without_indices):
+    for one_pass in (
+        accumulate_in_place,
+        pool_with_relu,
+        norm_with_residual,
+        norm_with_relu,
+        norm_gradient_with_relu,
+        drop_dead,
+        pool_without_indices,
+    ):
         calls = one_pass(calls, private)
     return calls
 
@@ -214,3 +222,87 @@ def pool_without_indices(calls, private):
                 del call.operands["indices"]
                 call.words[call.word("indices")] = 0
     return calls
+
+
+def norm_with_residual(calls, private):
+    """What is added to the result of a batch normalisation, added by it."""
+    uses, dropped = Uses.of(calls), set()
+    for at, call in enumerate(calls):
+        if call.kernel != "add" or not is_contiguous(call):
+            continue
+        for ours, other in (("a", "b"), ("b", "a")):
+            residual, target = call.operands[other], call.operands["y"]
+            norm = _norm_before(calls, uses, at, ours, private)
+            if (
+                norm is None
+                or "residual" in calls[norm].operands
+                or residual.root is calls[norm].operands["y"].root
+                or (residual.root is target.root and not same(residual, target))
+                or any(o.writes and o.root is residual.root for o in calls[norm].operands.values())
+                or _is_written(uses, residual.root, norm, at - 1)
+            ):
+                continue
+            calls[norm].operands["residual"] = replace(residual, kind="IN", field="residual")
+            point(calls[norm], "y", target)
+            dropped.add(at)
+            break
+    return [c for i, c in enumerate(calls) if i not in dropped]
+
+
+def norm_with_relu(calls, private):
+    """relu of the result of a batch normalisation (and what it added), by itself."""
+    uses, dropped = Uses.of(calls), set()
+    for at, call in enumerate(calls):
+        if call.kernel != "relu" or not is_contiguous(call):
+            continue
+        norm = _norm_before(calls, uses, at, "a", private)
+        if norm is None or calls[norm].number("relu"):
+            continue
+        calls[norm].words[calls[norm].word("relu")] = 1
+        point(calls[norm], "y", call.operands["y"])
+        dropped.add(at)
+    return [c for i, c in enumerate(calls) if i not in dropped]
+
+
+def _norm_before(calls, uses, at, name, private):
+    """The batch normalisation whose result is operand `name` of the pointwise call at `at`, if it can as
+    well write that call's: nobody would miss its own, and nobody uses the memory of either meanwhile."""
+    own, target = calls[at].operands[name], calls[at].operands["y"]
+    made = [i for i in uses.writes.get(id(own.root), ()) if i < at]
+    if not made or calls[made[-1]].kernel != "batch_norm_forward":
+        return None
+    norm = made[-1]
+    if not same(calls[norm].operands["y"], own) or any(
+        norm < i < at for root in (own.root, target.root) for i in uses.of_root(root)
+    ):
+        return None
+    if same(own, target):
+        return norm
+    others = {id(o.root) for o in calls[norm].operands.values()}
+    missed = not private(own.root) or uses.of_root(own.root) != [norm, at]
+    return None if missed or id(target.root) in others else norm
+
+
+def norm_gradient_with_relu(calls, private):
+    """relu's gradient, of which only a batch normalisation takes its own: that one looks at relu's result itself."""
+    uses, dropped = Uses.of(calls), set()
+    for at, call in enumerate(calls):
+        if call.kernel != "relu_backward" or not is_contiguous(call):
+            continue
+        dy, rectified, between = (call.operands[name] for name in ("a", "b", "y"))
+        users = uses.of_root(between.root)
+        if not private(between.root) or len(users) != 2 or users[0] != at:
+            continue
+        norm = calls[users[1]]
+        if norm.kernel != "batch_norm_backward" or "y" in norm.operands:
+            continue
+        if not same(norm.operands["dy"], between) or any(
+            o.root is between.root for name, o in norm.operands.items() if name != "dy"
+        ):
+            continue
+        if any(_is_written(uses, root, at, users[1]) for root in (dy.root, rectified.root)):
+            continue
+        point(norm, "dy", dy)
+        norm.operands["y"] = replace(rectified, kind="IN", field="y")
+        dropped.add(at)
+    return [c for i, c in enumerate(calls) if i not in dropped]

@@ -38,7 +38,7 @@ cdef cnp.ndarray plain_array(object x, str name):
         array = array.astype(array.dtype.newbyteorder("="))
     for d in range(array.ndim):
         if array.strides[d] % array.itemsize:
-            array = array.copy()
+            array = new_copy(array)
             break
     if open_recording is not None:
         open_recording.see(array)
@@ -65,7 +65,7 @@ cdef cnp.ndarray contiguous(cnp.ndarray x):
         return x
     if open_recording is not None and x.ndim <= FC_MAX_DIMS and type_of(x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
         return unary(FC_copy, x, None)
-    return cnp.PyArray_GETCONTIGUOUS(x)
+    return new_copy(x)
 
 
 cdef inline int type_of(cnp.ndarray x):
@@ -73,22 +73,40 @@ cdef inline int type_of(cnp.ndarray x):
 
 
 cdef cnp.ndarray empty(int ndim, const int64_t *shape, int type_number):
+    """A new C-contiguous array whose contents are still to be written: what results are written into."""
     cdef cnp.npy_intp sizes[64]
+    cdef cnp.ndarray array
     cdef int d
     for d in range(ndim):
         sizes[d] = shape[d]
-    cdef cnp.ndarray array = cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)
-    if open_recording is not None:
-        open_recording.see_new(array)
+    if open_recording is None:
+        return fc_new_array(ndim, sizes, type_number)
+    array = cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)  # by the recording's handler
+    open_recording.see_new(array)
     return array
 
 
-def empty_array(shape, dtype):
-    """A new C-contiguous array whose contents are still to be written: what results are written into."""
-    cdef cnp.ndarray array = np.empty(shape, dtype)
-    if open_recording is not None:
-        open_recording.see_new(array)
-    return array
+def empty_array(shape, dtype, *, for_kernels=True):
+    """A new C-contiguous array whose contents are still to be written; a recording takes it for one that kernels write,
+    unless told otherwise."""
+    cdef int64_t sizes[64]
+    cdef int d = 0
+    cdef cnp.dtype described = dtype if isinstance(dtype, cnp.dtype) else np.dtype(dtype)
+    if described.type_num >= cnp.NPY_OBJECT or not cnp.PyArray_ISNBO(described.byteorder) or len(shape) > 64 \
+            or (open_recording is not None and not for_kernels):
+        return np.empty(shape, described)
+    for size in shape:
+        sizes[d] = size
+        d += 1
+    return empty(d, sizes, described.type_num)
+
+
+def new_copy(x, dtype=None):
+    """A C-contiguous copy of an array of any dtype; made by NumPy, not by a kernel."""
+    x = np.asarray(x)
+    y = empty_array(x.shape, x.dtype.newbyteorder("=") if dtype is None else dtype, for_kernels=False)
+    y[...] = x
+    return y
 
 
 cdef inline bint has_shape(cnp.ndarray x, int ndim, const int64_t *shape) noexcept:

@@ -494,7 +494,7 @@ cdef class Replay:
         cdef int64_t i
         cdef int status = 0
         for shape, dtype in self.outputs:
-            array = np.empty(shape, dtype)
+            array = empty_array(shape, dtype)
             made.append(array)
             slots.append(array)
         with self.lock:

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from fastconv import kernels
 from fastconv.autograd import Tensor
 
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
@@ -89,4 +90,4 @@ def load(path: Path) -> OrderedDict[str, Tensor]:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if isinstance(order, list) and sorted(map(str, order)) == sorted(names):
         names = order
-    return OrderedDict((name, Tensor(np.array(arrays[name]))) for name in names)
+    return OrderedDict((name, Tensor(kernels.new_copy(arrays[name]))) for name in names)

@@ -39,7 +39,7 @@ def empty_parameter(shape: Sequence[int], device: object, dtype: np.dtype | None
     dtype = np.dtype(np.float32 if dtype is None else dtype)
     if dtype.name not in ("float32", "float64"):
         raise TypeError(f"a layer's dtype must be float32 or float64, got {dtype.name}")
-    parameter = Parameter(np.empty(tuple(shape), dtype))
+    parameter = Parameter(kernels.empty_array(tuple(shape), dtype, for_kernels=False))
     parameter._version[2] = False  # nobody else has the array
     return parameter
 

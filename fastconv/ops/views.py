@@ -165,7 +165,7 @@ def expand_as(input, other):
 def clone(input):
     """A copy, through which gradients pass."""
     x = input._array
-    array = kernels.copy(x) if is_floating(input) else x.copy()
+    array = kernels.copy(x) if is_floating(input) else kernels.new_copy(x)
     return record("Clone", array, (input,), lambda dy: (dy,))
 
 

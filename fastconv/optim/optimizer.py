@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import kernels
 from fastconv.autograd import Tensor, enable_grad
 from fastconv.nn.parameter import clear_gradients
 
@@ -189,7 +190,7 @@ class Optimizer:
                 f"loaded state dict has {name} of shape {array.shape} "
                 f"for a parameter of shape {tuple(param.shape)}"
             )
-        return Tensor(np.array(array, dtype=param.dtype, order="C"))
+        return Tensor(kernels.new_copy(array, param.dtype))
 
     def __repr__(self) -> str:
         text = type(self).__name__ + " ("

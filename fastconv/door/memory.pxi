@@ -1,0 +1,148 @@
+# Where arrays lie: from a cache line on, as the widest loads and stores want it; NumPy's own memory puts a large array 16
+# bytes past one, so that they all cross lines. Large arrays begin on a page: where a result began a few lines further into its
+# page than the input, each load would wait for an earlier store to what looks like the same address. Arrays below
+# a kilobyte stay with NumPy, which has a cache of them.
+#
+# Two memory handlers of NumPy do it, by the same functions. One is for the arrays that the door makes. The other is in force
+# while a recording is open, and notes NumPy's allocations too: what NumPy computed inside of a step is not seen by the door,
+# and must not be taken for something that was there before. Nothing noted is given back while the recording is open, so that
+# an address means one array; its pages are, so that recording takes no more memory than running.
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <stdlib.h>
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+
+    #define FC_LINE 64
+    #define FC_KILOBYTE 1024
+    #define FC_PAGE 4096
+    #define FC_LARGE (16 * FC_PAGE)
+    #define FC_HUGE (4 << 20)           /* from here on NumPy asks for huge pages */
+    #define FC_TRACE_DOMAIN 389047      /* of NumPy's arrays, in tracemalloc */
+
+    #if defined(MADV_HUGEPAGE)
+    static void fc_advise(void *memory, size_t size, int advice) {
+        const size_t first = ((size_t)memory + FC_PAGE - 1) / FC_PAGE * FC_PAGE, last = ((size_t)memory + size) / FC_PAGE * FC_PAGE;
+        madvise((void *)first, last - first, advice);
+    }
+    #endif
+
+    /* What stands before an array. */
+    typedef struct fc_header { void *block; size_t size; } fc_header;
+
+    static size_t fc_room(size_t size) { return sizeof(fc_header) + (size < FC_LARGE ? FC_LINE : FC_PAGE); }
+    static void *fc_array_in(void *block, size_t size) {
+        if (!block) return NULL;
+        const size_t unit = size < FC_LARGE ? FC_LINE : FC_PAGE;
+        char *const memory = (char *)(((size_t)block + fc_room(size)) / unit * unit);
+        ((fc_header *)memory)[-1] = (fc_header){block, size};
+    #if defined(MADV_HUGEPAGE)
+        if (size >= FC_HUGE) fc_advise(memory, size, MADV_HUGEPAGE);
+    #endif
+        return memory;
+    }
+    static void *fc_malloc(void *context, size_t size) {
+        (void)context;
+        return size > PY_SSIZE_T_MAX ? NULL : fc_array_in(malloc(size + fc_room(size)), size);
+    }
+    static void *fc_calloc(void *context, size_t count, size_t size) {
+        (void)context;
+        if (size && count > PY_SSIZE_T_MAX / size) return NULL;
+        return fc_array_in(calloc(1, count * size + fc_room(count * size)), count * size);
+    }
+    static void fc_free(void *context, void *memory, size_t size) {
+        (void)context, (void)size;
+        if (memory) free(((fc_header *)memory)[-1].block);
+    }
+    static void *fc_realloc(void *context, void *memory, size_t size) {
+        void *const grown = fc_malloc(context, size);
+        if (!memory || !grown) return grown;
+        const size_t before = ((fc_header *)memory)[-1].size;
+        memcpy(grown, memory, before < size ? before : size);
+        fc_free(context, memory, before);
+        return grown;
+    }
+    static PyDataMem_Handler fc_handler = {"fastconv", 1, {NULL, fc_malloc, fc_calloc, fc_realloc, fc_free}};
+
+    typedef struct fc_addresses { size_t *address; size_t count, room; } fc_addresses;
+    static fc_addresses fc_noted, fc_dead; /* given out, and given back, while a recording is open */
+    static int fc_noting;
+
+    static int fc_add(fc_addresses *list, void *memory) {
+        if (list->count == list->room) {
+            const size_t room = list->room ? 2 * list->room : 1024;
+            size_t *const grown = (size_t *)realloc(list->address, room * sizeof *grown);
+            if (!grown) return 0;
+            list->address = grown, list->room = room;
+        }
+        list->address[list->count++] = (size_t)memory;
+        return 1;
+    }
+    static int fc_was_noted(size_t address) {
+        for (size_t i = 0; i < fc_noted.count; i++)
+            if (fc_noted.address[i] == address) return 1;
+        return 0;
+    }
+    static void *fc_note(void *memory) {
+        if (memory && fc_noting && !fc_add(&fc_noted, memory)) { fc_free(NULL, memory, 0); return NULL; }
+        return memory;
+    }
+    static void *fc_noting_malloc(void *context, size_t size) { return fc_note(fc_malloc(context, size)); }
+    static void *fc_noting_calloc(void *context, size_t count, size_t size) { return fc_note(fc_calloc(context, count, size)); }
+    static void *fc_noting_realloc(void *context, void *memory, size_t size) {
+        return fc_note(fc_realloc(context, memory, size));
+    }
+    static void fc_noting_free(void *context, void *memory, size_t size) {
+        if (!fc_noting || !fc_was_noted((size_t)memory) || !fc_add(&fc_dead, memory)) { fc_free(context, memory, size); return; }
+    #if defined(MADV_HUGEPAGE)
+        if (size >= FC_LARGE) fc_advise(memory, size, MADV_DONTNEED); /* not the page of its header */
+    #endif
+    }
+    static PyDataMem_Handler fc_noting_handler = {
+        "fastconv_recording", 1,
+        {NULL, fc_noting_malloc, fc_noting_calloc, fc_noting_realloc, fc_noting_free},
+    };
+
+    static PyObject *fc_begin_noting(void) {
+        PyObject *const capsule = PyCapsule_New(&fc_noting_handler, "mem_handler", NULL);
+        if (!capsule) return NULL;
+        PyObject *const before = PyDataMem_SetHandler(capsule);
+        Py_DECREF(capsule);
+        fc_noted.count = 0;
+        fc_noting = 1;
+        return before;
+    }
+    static void fc_end_noting(void) {
+        fc_noting = 0;
+        for (size_t i = 0; i < fc_dead.count; i++) fc_free(NULL, (void *)fc_dead.address[i], 0);
+        fc_dead.count = 0;
+    }
+
+    /* An array whose numbers are still to be written, in C order. The handler in force, which NumPy would look up for each,
+     * is passed by: memory that it did not make is given to the array, as its own, with the handler that frees it. */
+    static PyObject *fc_new_array(int ndim, npy_intp *shape, int type_number) {
+        static PyObject *capsule;
+        PyArray_Descr *const dtype = PyArray_DescrFromType(type_number);
+        if (!dtype) return NULL;
+        size_t bytes = (size_t)PyDataType_ELSIZE(dtype);
+        int too_large = 0;
+        for (int d = 0; d < ndim; d++) too_large |= shape[d] < 0 || __builtin_mul_overflow(bytes, (size_t)shape[d], &bytes);
+        if (!capsule && !(capsule = PyCapsule_New(&fc_handler, "mem_handler", NULL))) { Py_DECREF(dtype); return NULL; }
+        if (too_large || bytes < FC_KILOBYTE || bytes > PY_SSIZE_T_MAX) return PyArray_Empty(ndim, shape, dtype, 0);
+        void *const memory = fc_malloc(NULL, bytes);
+        if (!memory) { Py_DECREF(dtype); return PyErr_NoMemory(); }
+        PyObject *const array = PyArray_NewFromDescr(&PyArray_Type, dtype, ndim, shape, NULL, memory, NPY_ARRAY_CARRAY, NULL);
+        if (!array) { fc_free(NULL, memory, bytes); return NULL; }
+        PyArray_ENABLEFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA);
+        ((PyArrayObject_fields *)array)->mem_handler = Py_NewRef(capsule);
+        PyTraceMalloc_Track(FC_TRACE_DOMAIN, (uintptr_t)memory, bytes);
+        return array;
+    }
+    """
+    int fc_was_noted(size_t address)
+    object fc_begin_noting()
+    void fc_end_noting()
+    cnp.ndarray fc_new_array(int ndim, cnp.npy_intp *shape, int type_number)
+    object PyDataMem_SetHandler(object handler)
