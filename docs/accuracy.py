@@ -15,13 +15,15 @@ import reference as ref  # noqa: E402
 DOCUMENT = FOLDER / "accuracy.md"
 EPS = float(np.finfo(np.float32).eps)
 PASSES = ("forward", "backward_input", "backward_weight")
-# N, C, H, K, R, groups: padded to keep the size
+# N, C, H, K, R, stride, groups: padded to keep the size, or half of it
 LAYERS = {
-    "3→32 3×3 on 32²": (4, 3, 32, 32, 3, 1),
-    "64→64 3×3 on 28²": (1, 64, 28, 64, 3, 1),
-    "128→128 3×3 on 28²": (1, 128, 28, 128, 3, 1),
-    "512→512 3×3 on 7²": (1, 512, 7, 512, 3, 1),
-    "16 depthwise 3×3 on 28²": (4, 16, 28, 16, 3, 16),
+    "3→32 3×3 on 32²": (4, 3, 32, 32, 3, 1, 1),
+    "64→64 3×3 on 28²": (1, 64, 28, 64, 3, 1, 1),
+    "128→128 3×3 on 28²": (1, 128, 28, 128, 3, 1, 1),
+    "512→512 3×3 on 7²": (1, 512, 7, 512, 3, 1, 1),
+    "128→128 3×3/2 on 56²": (1, 128, 56, 128, 3, 2, 1),
+    "3→64 7×7/2 on 112²": (1, 3, 112, 64, 7, 2, 1),
+    "16 depthwise 3×3 on 28²": (4, 16, 28, 16, 3, 1, 16),
 }
 
 
@@ -56,8 +58,8 @@ def spike(rng, shape):
     return a
 
 
-def run(which, x, w, dy, groups, algorithm):
-    args = 1, w.shape[2] // 2, 1, groups
+def run(which, x, w, dy, stride, groups, algorithm):
+    args = stride, w.shape[2] // 2, 1, groups
     if which == "forward":
         return kernels.conv2d_forward(x, w, None, *args, algorithm=algorithm)
     if which == "backward_input":
@@ -65,38 +67,52 @@ def run(which, x, w, dy, groups, algorithm):
     return kernels.conv2d_backward_weight(dy, x, w.shape[2:], *args, algorithm=algorithm)[0]
 
 
-def one_by_one(which, x, w, dy):
+def one_by_one(which, x, w, dy, stride):
     """The sums of one group in float32, a product after the other: the yardstick."""
-    R = w.shape[2]
-    if which == "backward_input":
-        return one_by_one("forward", dy, w[:, :, ::-1, ::-1].swapaxes(0, 1), None)
+    R, H, W = w.shape[2], *x.shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), (R // 2, R // 2), (R // 2, R // 2)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (R, R), (2, 3))  # n c p q r s
+    windows = windows[:, :, ::stride, ::stride]
     if which == "forward":
-        y = np.zeros((len(x), len(w), *x.shape[2:]), np.float32)
+        y = np.zeros((len(x), len(w), *windows.shape[2:4]), np.float32)
         for c, r, s in np.ndindex(w.shape[1:]):
             y += windows[:, c, None, :, :, r, s] * w[:, c, r, s, None, None]
         return y
+    if which == "backward_input":
+        dx = np.zeros_like(padded)
+        P, Q = (stride * n for n in dy.shape[2:])
+        for k, r, s in np.ndindex(len(w), R, R):
+            dx[:, :, r : r + P : stride, s : s + Q : stride] += (
+                dy[:, k, None] * w[k, :, r, s, None, None]
+            )
+        return dx[:, :, R // 2 : R // 2 + H, R // 2 : R // 2 + W]
     dw = np.zeros_like(w)
-    for n, p, q in np.ndindex(len(x), *x.shape[2:]):
+    for n, p, q in np.ndindex(len(x), *dy.shape[2:]):
         dw += dy[n, :, p, q, None, None, None] * windows[n, :, p, q]
     return dw
 
 
-def bound(which, algorithm, x, w, dy, groups):
+def bound(which, algorithm, x, w, dy, stride, groups):
     """What accuracy.md promises for each element."""
     wide = [np.abs(a.astype(float)) for a in (x, w, dy)]
     if algorithm != "winograd":
         ones = [np.ones_like(a) for a in wide]
-        n = run(which, *ones, groups, "gemm").max()
-        return n * EPS * run(which, *wide, groups, "gemm")
+        n = run(which, *ones, stride, groups, "gemm").max()
+        return n * EPS * run(which, *wide, stride, groups, "gemm")
+    (N, C), (K, _, R, _), (P, Q) = x.shape[:2], w.shape, dy.shape[2:]
+    padding, tiles = (R // 2, R // 2), N * -(-Q // 4)
+    if R == 7:
+        if which == "forward":
+            return (7 * C + 29) * EPS / 2 * ref.winograd_rows_forward(x, w, padding, (P, Q))
+        return (tiles * P + 28) * EPS / 2 * ref.winograd_rows_backward_weight(dy, x, padding)
     if which == "forward":
-        return (w.shape[1] + 29) * EPS / 2 * ref.winograd_forward(x, w, (1, 1), x.shape[2:])
+        size = ref.winograd_forward(x, w, padding, (P, Q), stride=stride)
+        return (C + 29) * EPS / 2 * size
     if which == "backward_input":
-        size = ref.winograd_backward_input(dy, w, (1, 1), x.shape[2:])
-        return (len(w) + 29) * EPS / 2 * size
-    tiles = len(x) * (-(-dy.shape[2] // 4)) * (-(-dy.shape[3] // 4))
-    return (tiles + 28) * EPS / 2 * ref.winograd_backward_weight(dy, x, (1, 1))
+        size = ref.winograd_backward_input(dy, w, padding, x.shape[2:], stride=stride)
+        return (K + 29) * EPS / 2 * size
+    terms = tiles * -(-P // 4) * (1 if stride == 1 else 16)
+    return (terms + 28) * EPS / 2 * ref.winograd_backward_weight(dy, x, padding, stride=stride)
 
 
 def rms(a):
@@ -105,19 +121,19 @@ def rms(a):
 
 def measure(layer, kind, which):
     """algorithm -> (rms error / (eps rms of the result), max error likewise, max error / bound)."""
-    N, C, H, K, R, groups = LAYERS[layer]
-    rng = np.random.default_rng(0)
+    N, C, H, K, R, stride, groups = LAYERS[layer]
+    rng, P = np.random.default_rng(0), -(-H // stride)
     x, w, dy = kind(rng, (N, C, H, H)), normal(rng, (K, C // groups, R, R)), None
-    dy = kind(rng, (N, K, H, H)) if which == "backward_input" else normal(rng, (N, K, H, H))
-    exact = run(which, *(a.astype(float) for a in (x, w, dy)), groups, "gemm")
+    dy = kind(rng, (N, K, P, P)) if which == "backward_input" else normal(rng, (N, K, P, P))
+    exact = run(which, *(a.astype(float) for a in (x, w, dy)), stride, groups, "gemm")
     found, unit = {}, EPS * rms(exact)
     if groups == 1:
-        error = np.abs(one_by_one(which, x, w, dy) - exact)
+        error = np.abs(one_by_one(which, x, w, dy, stride) - exact)
         found["one by one"] = rms(error) / unit, error.max() / unit, None
-    sizes = (N, C, H, H), w.shape, 1, R // 2, 1, groups
+    sizes = (N, C, H, H), w.shape, stride, R // 2, 1, groups
     for algorithm in kernels.conv2d_plan(*sizes, which=which).cycles:
-        error = np.abs(run(which, x, w, dy, groups, algorithm) - exact)
-        share = (error / bound(which, algorithm, x, w, dy, groups)).max()
+        error = np.abs(run(which, x, w, dy, stride, groups, algorithm) - exact)
+        share = (error / bound(which, algorithm, x, w, dy, stride, groups)).max()
         found[algorithm] = rms(error) / unit, error.max() / unit, share
     return found
 
