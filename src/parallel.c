@@ -1,4 +1,4 @@
-/* A small pool of threads of our own. The caller is worker 0; the others spin for some tens of microseconds after
+/* A small pool of threads of our own. The caller is worker 0; the others spin for a tenth of a millisecond after
  * their last work and then sleep. In a forked child the pool starts anew.
  *
  * Each thread has a share of the work, which it takes in chunks from front to back, and then chunks of the others' shares:
@@ -15,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-#define SPIN_NANOSECONDS 30000
+#define SPIN_NANOSECONDS 100000
 #define CHUNKS           4 /* of a share */
 
 #define CLOSED (1 << 30)
