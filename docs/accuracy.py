@@ -99,20 +99,9 @@ def bound(which, algorithm, x, w, dy, stride, groups):
         ones = [np.ones_like(a) for a in wide]
         n = run(which, *ones, stride, groups, "gemm").max()
         return n * EPS * run(which, *wide, stride, groups, "gemm")
-    (N, C), (K, _, R, _), (P, Q) = x.shape[:2], w.shape, dy.shape[2:]
-    padding, tiles = (R // 2, R // 2), N * -(-Q // 4)
-    if R == 7:
-        if which == "forward":
-            return (7 * C + 29) * EPS / 2 * ref.winograd_rows_forward(x, w, padding, (P, Q))
-        return (tiles * P + 28) * EPS / 2 * ref.winograd_rows_backward_weight(dy, x, padding)
-    if which == "forward":
-        size = ref.winograd_forward(x, w, padding, (P, Q), stride=stride)
-        return (C + 29) * EPS / 2 * size
-    if which == "backward_input":
-        size = ref.winograd_backward_input(dy, w, padding, x.shape[2:], stride=stride)
-        return (K + 29) * EPS / 2 * size
-    terms = tiles * -(-P // 4) * (1 if stride == 1 else 16)
-    return (terms + 28) * EPS / 2 * ref.winograd_backward_weight(dy, x, padding, stride=stride)
+    arrays = {"forward": (x, w, 0), "backward_input": (dy, w), "backward_weight": (dy, x)}[which]
+    R, sizes = w.shape[2], (x.shape[2:], dy.shape[2:])
+    return ref.winograd_bound(which, arrays, R, (R // 2, R // 2), stride, sizes, EPS)
 
 
 def rms(a):

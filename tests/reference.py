@@ -409,6 +409,32 @@ def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1):
     return both_sides(of(form.weights.T), u)
 
 
+def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
+    """How far each element of y, dx or dw may be from the exact one, as docs/accuracy.md promises.
+
+    arrays: x, w and the bias or 0; dy and w; dy and x. kernel: 3 or 7; size: of the images of x and of y.
+    """
+    if which == "backward_weight":
+        dy, x = arrays
+        N, _, P, Q = dy.shape
+        tiles = N * -(-Q // 4)
+        if kernel == 7:
+            return (tiles * P + 28) * eps / 2 * winograd_rows_backward_weight(dy, x, padding)
+        terms = tiles * -(-P // 4) * (1 if stride == 1 else 16)
+        return (terms + 28) * eps / 2 * winograd_backward_weight(dy, x, padding, stride=stride)
+    if which == "backward_input":
+        dy, w = arrays
+        sums = winograd_backward_input(dy, w, padding, size[0], stride=stride)
+        return (len(w) + 29) * eps / 2 * sums
+    x, w, b = arrays
+    terms, bias = w.shape[1], np.abs(np.reshape(b, (-1, 1, 1)))
+    if kernel == 7:
+        terms, sums = 7 * terms, winograd_rows_forward(x, w, padding, size[1])
+    else:
+        sums = winograd_forward(x, w, padding, size[1], stride=stride)
+    return (terms + 29) * eps / 2 * (sums + bias)
+
+
 # Pooling ---------------------------------------------------------------------------------------
 
 

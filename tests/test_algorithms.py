@@ -165,31 +165,6 @@ def padding_of(case):
     return (top, left), case.args[0]
 
 
-def winograd_bound(case, which, arrays, eps):
-    """(C + 29) eps / 2 times Winograd's sum of absolute values."""
-    padding, stride = padding_of(case)
-    if case.kernel == (7, 7):
-        if which == "backward_weight":
-            tiles = case.x[0] * case.y[2] * -(-case.y[3] // 4)
-            return (tiles + 28) * eps / 2 * ref.winograd_rows_backward_weight(*arrays, padding)
-        x, w, b = arrays
-        size = ref.winograd_rows_forward(x, w, padding, case.y[2:])
-        return (7 * w.shape[1] + 29) * eps / 2 * (size + abs(b)[:, None, None])
-    if which == "backward_weight":
-        tiles = case.x[0] * math.prod(-(-size // 4) for size in case.y[2:])
-        terms = tiles if stride == 1 else 16 * tiles
-        return (
-            (terms + 28) * eps / 2 * ref.winograd_backward_weight(*arrays, padding, stride=stride)
-        )
-    if which == "forward":
-        x, w, b = arrays
-        size = ref.winograd_forward(x, w, padding, case.y[2:], stride=stride)
-        return (w.shape[1] + 29) * eps / 2 * (size + abs(b)[:, None, None])
-    dy, w = arrays
-    size = ref.winograd_backward_input(dy, w, padding, case.size, stride=stride)
-    return (w.shape[0] + 29) * eps / 2 * size
-
-
 def bounds(case, which, arrays):
     """algorithm -> how far each element of its result may be from the exact one."""
     info, wide = np.finfo(arrays[0].dtype), [abs(a.astype(float)) for a in arrays]
@@ -200,7 +175,10 @@ def bounds(case, which, arrays):
     for name in algorithms(case, which, info.dtype):
         bound = n * float(info.eps) * size
         if name == "winograd":
-            bound = winograd_bound(case, which, arrays, float(info.eps))
+            sizes = case.size, case.y[2:]
+            bound = ref.winograd_bound(
+                which, arrays, case.kernel[0], *padding_of(case), sizes, float(info.eps)
+            )
         found[name] = bound + lost
     if info.dtype == np.float64:  # gemm in float64 is what they are compared with
         found = {name: bound + found["gemm"] for name, bound in found.items()}

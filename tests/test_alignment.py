@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from example_calls import NAMES, example
-from twins import bits
+from twins import bits, training_step
 
 import fastconv
 from fastconv import kernels, nn, optim
@@ -51,13 +51,7 @@ def test_what_training_holds(rng, make, compiled, tmp_path):
     options = {"momentum": 0.9} if make is optim.SGD else {}
     optimizer = make(net.parameters(), lr=0.01, **options)
 
-    def step(x, t):
-        optimizer.zero_grad()
-        loss = criterion(net(x), t)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = training_step(net, optimizer, criterion)
     run = fastconv.compile(step) if compiled else step
     x = fastconv.from_numpy(rng.standard_normal((8, 1, 32, 32), np.float32))
     for _ in range(3):

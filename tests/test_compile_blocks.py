@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 from test_conv2d import CASES
-from twins import Twin, bits, compare, state_of
+from twins import Twin, bits, compare, state_of, training_step
 
 import fastconv
 from fastconv import kernels, nn, optim
@@ -139,14 +139,7 @@ def test_the_chains_of_a_step(rng, threads):
     net, criterion = Net(), nn.MSELoss()
     optimizer = optim.SGD(net.parameters(), lr=0.01)
 
-    @fastconv.compile
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = criterion(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = fastconv.compile(training_step(net, optimizer, criterion))
     for _ in range(3):
         step(random(rng, (64, 1, 32, 32)), random(rng, (64, 10)))
     (forward,) = (

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins import bits, state_of
+from twins import bits, state_of, training_step
 
 import fastconv
 from fastconv import nn, optim
@@ -133,12 +133,7 @@ class World:
         self.size, self.seed, self.scale = SIZES[0], 0, 1.0
         loss_of = nn.CrossEntropyLoss() if criterion == "ce" else nn.MSELoss()
 
-        def step(x, y):
-            made.zero_grad(set_to_none=none)
-            loss = loss_of(net(x), y)
-            loss.backward()
-            made.step()
-            return loss
+        step = training_step(net, made, loss_of, none)
 
         def gradients(x, y):
             loss = loss_of(net(x), y)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import covers
+from twins import training_step
 
 import fastconv
 from fastconv import kernels, nn, optim
@@ -18,24 +19,16 @@ def test_multiply_add_peak(isa, dtype, turns):
     assert count > 0 if turns else count == 0
 
 
-def training_step():
+def compiled_step():
     fastconv.manual_seed(0)
     net, criterion = Net(), nn.MSELoss()
     optimizer = optim.SGD(net.parameters(), lr=0.01)
 
-    @fastconv.compile
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = criterion(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
+    return fastconv.compile(training_step(net, optimizer, criterion))
 
 
 def test_explain(capsys, tmp_path):
-    step = training_step()
+    step = compiled_step()
     with pytest.raises(RuntimeError, match="call it first"):
         step.explain()
     x, y = fastconv.randn(2, 1, 32, 32), fastconv.randn(2, 10)
@@ -58,7 +51,7 @@ def test_explain(capsys, tmp_path):
 
 def test_the_picture(tmp_path):
     plt = pytest.importorskip("matplotlib.pyplot")
-    step = training_step()
+    step = compiled_step()
     for _ in range(3):
         step(fastconv.randn(2, 1, 32, 32), fastconv.randn(2, 10))
     step.explain(plot=str(tmp_path / "step.svg"))

@@ -37,21 +37,26 @@ def state_of(*owners):
     return found
 
 
+def training_step(net, optimizer, criterion, set_to_none=False):
+    """step(x, y): the usual five lines."""
+
+    def step(x, y):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = criterion(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
 class Twin:
     """A net, its optimizer, and a step: eager or compiled."""
 
     def __init__(self, compiled, net, make_optimizer, criterion, set_to_none=False):
         self.net, self.criterion = copy.deepcopy(net), criterion
         self.optimizer = make_optimizer(self.net.parameters())
-        net, optimizer = self.net, self.optimizer
-
-        def step(x, y):
-            optimizer.zero_grad(set_to_none=set_to_none)
-            loss = criterion(net(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss
-
+        step = training_step(self.net, self.optimizer, criterion, set_to_none)
         self.step = fastconv.compile(step) if compiled else step
 
     def state(self):

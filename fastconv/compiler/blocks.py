@@ -34,13 +34,14 @@ IMAGES = {
 @dataclass
 class Cut:
     """A call, and how it is cut: into calls for multiples of `together` images, each of which is `each` of what the
-    field `count` counts. bytes: by field, from one image to the next."""
+    field `count` counts. bytes: by field, from one image to the next. algorithm: of a convolution."""
 
     call: object
     together: int
     count: str
     each: int
     bytes: dict[str, int]
+    algorithm: str | None = None
 
     @property
     def of_image(self):
@@ -154,16 +155,16 @@ def _cut(call, images):
 
 
 def _cut_images(call):
-    together, bytes, fields = 1, {}, _fields(call)
+    algorithm, together, bytes, fields = None, 1, {}, _fields(call)
     if "algorithm" in fields:
-        _, together = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
+        algorithm, together = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
     for name, sizes in IMAGES[call.kernel].items():
         if name in call.operands:
             elements = math.prod(map(call.number, sizes))
             if f"{name}_strides" in fields:
                 elements = call.number(f"{name}_strides")  # the first one
             bytes[name] = elements * call.operands[name].array.itemsize
-    return Cut(call, together, "N", 1, bytes) if together else None
+    return Cut(call, together, "N", 1, bytes, algorithm) if together else None
 
 
 def _block(chain):
@@ -200,10 +201,10 @@ def _is_by_image(chain):
 
 def _pin_algorithms(chain):
     """Blocks take the algorithm of the whole."""
-    for call in (cut.call for cut in chain.cuts):
-        if "algorithm" in _fields(call):
-            name, _ = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
-            call.words[call.word("algorithm")] = kernels.ALGORITHMS.index(name)
+    for cut in chain.cuts:
+        if cut.algorithm is not None:
+            words = cut.call.words
+            words[cut.call.word("algorithm")] = kernels.ALGORITHMS.index(cut.algorithm)
 
 
 def _lay_out_own(chain, uses, private):

@@ -48,9 +48,14 @@ def aligned_bytes(size):
     return memory[start : start + size]
 
 
+def own_roots(chains):
+    """The ids of the roots that lie in the chains' own memory."""
+    return {key for chain in chains for key in chain.own}
+
+
 def lifetimes(calls, chains, slot_of, fixed):
     """By the id of their root, the Buffers that the arena is to hold: the arguments are those of `place`."""
-    buffers, own = {}, {key for chain in chains for key in chain.own}
+    buffers, own = {}, own_roots(chains)
     times = [(i, i) for i in range(len(calls))]
     for chain in chains:  # its calls run at one time
         for i in range(chain.first, chain.last + 1):
@@ -72,10 +77,7 @@ def place(calls, chains, slot_of, fixed):
     Returns (relocations, arena, buffers): (call, word, slot, offset) for what lies in slots, and the Buffers by
     the id of their root.
     """
-    buffers, own = (
-        lifetimes(calls, chains, slot_of, fixed),
-        {key for chain in chains for key in chain.own},
-    )
+    buffers, own = lifetimes(calls, chains, slot_of, fixed), own_roots(chains)
     arena = aligned_bytes(lay_out(buffers.values()))
     relocations = []
     for i, call in enumerate(calls):
