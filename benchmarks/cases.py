@@ -1,5 +1,6 @@
 """What is compared: a Case makes its contenders, fastconv among them, on the same arrays."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 import tutorial
 from goals import OURS, PREPARED
 from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays, empty
+from peak import Peak
 
 import fastconv
 from fastconv import kernels
@@ -26,7 +28,8 @@ class Case(NamedTuple):
     """One row of a table. algorithm: of fastconv's; settle: before a measurement, in seconds.
 
     No contenders: the row does not apply. training: gradients are recorded; else PyTorch runs in
-    inference_mode, fastconv in no_grad.
+    inference_mode, fastconv in no_grad. beside: calls that are timed in the same rounds, and
+    compute nothing.
     """
 
     group: str
@@ -36,6 +39,7 @@ class Case(NamedTuple):
     algorithm: str = ""
     training: bool = False
     settle: float = 0.0
+    beside: Callable[[], dict[str, Callable]] = dict
 
 
 # ---- convolutions -------------------------------------------------------------------------------
@@ -133,6 +137,13 @@ def threads_contenders(layer, which):
     return {name: setting(kernels.set_num_threads, n, call) for name, n in names.items()}
 
 
+@functools.cache
+def fma_loops():
+    """As many FMAs on one thread and on two, which share nothing: what the machine's second core is
+    worth at that moment."""
+    return {"FMAs, 1 thread": Peak(1, 1_200_000), "FMAs, 2 threads": Peak(2, 600_000)}
+
+
 def isa_contenders(layer, which):
     call = ours(layer, which)
     return {name: setting(kernels.set_isa, name, call) for name in ("x86_v4", "x86_v3")}
@@ -142,10 +153,10 @@ def own_cases(cores):
     """Threads against threads, where there are two cores, and instruction sets."""
     groups = []
     if cores > 1:
-        groups.append(("2 threads against 1", threads_contenders, SETTLE))
+        groups.append(("2 threads against 1", threads_contenders, SETTLE, fma_loops))
     if {"x86_v3", "x86_v4"} <= set(kernels.available_isas()):
-        groups.append(("x86_v3 against x86_v4", isa_contenders, 0.0))
-    for group, make, settle in groups:
+        groups.append(("x86_v3 against x86_v4", isa_contenders, 0.0, dict))
+    for group, make, settle, beside in groups:
         for which in PASSES:
             for layer in LAYERS:
                 yield Case(
@@ -155,6 +166,7 @@ def own_cases(cores):
                     lambda s=layer, w=which, m=make: m(s, w),
                     algorithm(layer, which),
                     settle=settle,
+                    beside=beside,
                 )
 
 

@@ -64,15 +64,19 @@ def build():
 
 
 class Peak:
-    """The peak of `threads` threads: a call runs the loop once, `flops` operations altogether."""
+    """The peak of `threads` threads: a call runs the loop once, `flops` operations altogether.
 
-    def __init__(self, threads=1):
+    turns: of the loop, of each thread.
+    """
+
+    def __init__(self, threads=1, turns=None):
         library = build()
         self.bits = next(b for b in (512, 256, 128) if library.supported(b))
         self.threads = threads
         self.loop = getattr(library, f"v{self.bits}")
         self.loop.argtypes, self.loop.restype = (ctypes.c_long, ctypes.c_float), ctypes.c_float
-        self.turns = 80_000 if threads == 1 else 800_000  # starting a thread must not count
+        # starting a thread must not count
+        self.turns = turns or (80_000 if threads == 1 else 800_000)
         per_turn = ctypes.c_double.in_dll(library, f"v{self.bits}_flops").value
         self.flops = threads * self.turns * per_turn
 

@@ -193,7 +193,9 @@ the tests after each epoch. Memory of a training step is the growth of the peak 
 of a process of its own over what it had after its imports, in three steps.
 
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings
-alternate. Extra memory is what a call adds to the memory of a new process beside its result."""
+alternate. Beside two threads stand two loops of FMAs that share nothing, in the same rounds: where they
+are not twice as fast as one, the second core of the machine was not there for anybody. Extra memory
+is what a call adds to the memory of a new process beside its result."""
 
 
 def markdown(rows, uses, extras, facts, warning="", picture=None, peaks=()):

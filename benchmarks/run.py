@@ -107,6 +107,7 @@ def run_case(case, peak, options):
         for mode in modes:
             stack.enter_context(mode)
         check(case, contenders)
+        contenders |= case.beside()
         calls = {**contenders, "peak": peak} if case.flops else contenders
         times = timing.measure(calls, budget, settle, ROUNDS[options.quick])
     percents = {}
