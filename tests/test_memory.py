@@ -1,6 +1,7 @@
 """No kernel reads or writes outside its arrays, and memory is given back."""
 
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastconv import kernels
 
 FENCED = str(Path(__file__).with_name("fenced.py"))
 WORKSPACE = str(Path(__file__).with_name("workspace.py"))
+STARVED = str(Path(__file__).with_name("starved.py"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and /proc as on Linux")
 
 
@@ -30,6 +32,15 @@ def test_the_fence_is_one(where):
     """The test above can fail."""
     run = run_python(FENCED, where)
     assert run.returncode == -signal.SIGSEGV, run.stderr
+
+
+@linux
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings of its malloc")
+def test_no_memory_for_a_workspace():
+    """Kernels and chains raise a MemoryError, and work again when there is some."""
+    # one arena, large blocks from the system: nothing that was freed before can do for a workspace
+    run = run_python(STARVED, MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="32768")
+    assert run.returncode == 0 and run.stdout.endswith("done\n"), run.stderr[-2000:]
 
 
 @linux
