@@ -117,7 +117,7 @@ def peaks_table(peaks):
                 peak.name,
                 *map(size, peak.bytes.values()),
                 f"{peak.part():.2f}",
-                "" if peak.met() else "**MISSED**",
+                "" if peak.met() else f"**MISSED**: {memory.STEP_BOUND}",
             ]
             for peak in peaks
         ],
