@@ -48,6 +48,8 @@ CONVOLUTIONS = [
     ((16, 6, 15, 15), (16, 6, 3, 3), (1, 0, 1, 1)),
     ((1, 40, 17, 19), (33, 40, 3, 3), (1, 1, 1, 1)),
     ((9, 8, 20, 21), (12, 4, 3, 3), (2, 1, 1, 2)),
+    ((5, 20, 36, 36), (20, 20, 3, 3), (1, 1, 1, 1)),
+    ((20, 12, 30, 30), (9, 12, 3, 3), (2, 1, 1, 1)),
     ((3, 64, 14, 14), (70, 64, 1, 1), (1, 0, 1, 1)),
     ((1, 3, 50, 51), (5, 3, 7, 7), (2, 3, 1, 1)),
     ((2, 24, 20, 20), (24, 1, 3, 3), (1, 1, 1, 24)),
@@ -68,6 +70,16 @@ def test_bits_of_convolutions(isa, dtype, rng, threads, shape, filters, args):
         results = kernels.conv2d_backward_weight(y, x, filters[2:], *args)
         check_bits(results[0], dw)
         check_bits(results[1], db)
+
+
+def test_an_infinity_among_many_tiles(isa, rng, threads):
+    """Whichever thread meets it: the call is done over without Winograd."""
+    x, w = normal(rng, (5, 20, 36, 36), np.float32), normal(rng, (20, 20, 3, 3), np.float32)
+    x[3, 7, 20, 30] = np.inf
+    expected = kernels.conv2d_forward(x, w, padding=1, algorithm="gemm")
+    for count in (1, 2, 3, 4):
+        threads(count)
+        check_bits(kernels.conv2d_forward(x, w, padding=1, algorithm="winograd"), expected)
 
 
 @pytest.mark.parametrize("m,n,k", [(200, 300, 70), (1, 5000, 90), (5000, 1, 90), (30, 20, 3000)])
