@@ -57,7 +57,7 @@ class Learner:
         net, criterion = tutorial.tutorial_net(lib), lib.nn.CrossEntropyLoss()
         options = {"fused": True} if lib is torch else {}
         optimizer = lib.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM, **options)
-        self.step = training(lambda x, t: criterion(net(x), t), optimizer)
+        self.step = training(lambda x, t: criterion(net(x), t), optimizer, lib is torch)
         self.read, self.without_gradients = net, torch.inference_mode
         if lib is fastconv:
             self.step, self.read = fastconv.compile(self.step), fastconv.compile(net)

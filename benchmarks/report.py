@@ -186,10 +186,11 @@ Eager is compared with PyTorch's eager alone; compiled with *any PyTorch* (eager
 channels_last where the network allows it, `torch.compile` with the fused optimizer, and with its
 weights frozen for a forward pass), with JAX (`jit` of the whole step, old weights donated, the
 faster of NCHW and NHWC; a call ends when all results are there) and with the *loaded models*. A row
-whose name says so ran on two threads, in a process of its own. Compiling and all else that a first
-call does is not in the times. Fashion-MNIST: both sides begin with the same weights, get the same
-batches (slices of arrays; no DataLoader), and train in turns, an epoch each; the time until 88 % counts
-the tests after each epoch. Memory of a training step is the growth of the peak of the resident set
+whose name says so ran on two threads, in a process of its own. Before a step gradients are forgotten, as
+is PyTorch's default; in a compiled step of fastconv they are set to zero, its own default, and
+overwritten. Compiling and all else that a first call does is not in the times. Fashion-MNIST: both
+sides begin with the same weights, get the same batches (slices of arrays; no DataLoader), and train in
+turns, an epoch each; the time until 88 % counts the tests after each epoch. Memory of a training step is the growth of the peak of the resident set
 of a process of its own over what it had after its imports, in three steps.
 
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings

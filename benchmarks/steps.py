@@ -16,11 +16,12 @@ BATCH, CLASSES = 32, 10  # of ResNet-18's training
 left_out = {}  # who did not work, and why
 
 
-def training(loss_of, optimizer):
-    """A step as everyone writes it. loss_of(images, targets): the network's loss."""
+def training(loss_of, optimizer, set_to_none):
+    """A step as everyone writes it. loss_of(images, targets): the network's loss. set_to_none:
+    PyTorch's default; what is compiled overwrites gradients that are to be zero."""
 
     def step(x, target):
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=set_to_none)
         loss = loss_of(x, target)
         loss.backward()
         optimizer.step()
@@ -102,7 +103,7 @@ def tutorial_step(batch):
         if name == "torch.compile":
             loss = torch_compiled(loss, *batch)
         if loss is not None:
-            step = training(loss, optimizer)
+            step = training(loss, optimizer, set_to_none=name != COMPILED)
             contenders[name] = detached(
                 fastconv.compile(step) if name == COMPILED else step, *batch
             )
@@ -153,7 +154,7 @@ def resnet_step(name):
     cross_entropy = lib.nn.CrossEntropyLoss()
     fused = {"fused": True} if lib is torch else {}
     optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, **fused)
-    step = training(lambda x, t: cross_entropy(net(x), t), optimizer)
+    step = training(lambda x, t: cross_entropy(net(x), t), optimizer, set_to_none=lib is torch)
     step = fastconv.compile(step) if lib is fastconv else step
     return detached(step, images, lib.from_numpy(labels))
 
