@@ -190,8 +190,9 @@ whose name says so ran on two threads, in a process of its own. Before a step gr
 is PyTorch's default; in a compiled step of fastconv they are set to zero, its own default, and
 overwritten. Compiling and all else that a first call does is not in the times. Fashion-MNIST: both
 sides begin with the same weights, get the same batches (slices of arrays; no DataLoader), and train in
-turns, an epoch each; the time until 88 % counts the tests after each epoch. Memory of a training step is the growth of the peak of the resident set
-of a process of its own over what it had after its imports, in three steps.
+turns, an epoch each; the time until 88 % counts the tests after each epoch. Memory of a training step is
+the growth of the peak of the resident set of a process of its own over what it had after its imports,
+in three steps.
 
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings
 alternate. Beside two threads stand two loops of FMAs that share nothing, in the same rounds: where they
