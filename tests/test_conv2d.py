@@ -135,6 +135,10 @@ DIRECT = [
     Case((2, 2, 9, 11), 17, (5, 5), padding=2),
     Case((2, 3, 6, 4), 16, (5, 5), padding=1),
     Case((1, 10, 7, 3), 16, (3, 3), padding=((0, 1), (1, 0))),
+    # strips that are walked down: of one row and of two, of several blocks of rows, an odd filter
+    Case((2, 3, 3, 37), 5, (3, 3)),
+    Case((1, 2, 4, 20), 2, (3, 3), padding=(0, 1)),
+    Case((2, 5, 101, 40), 3, (3, 3), padding=1),
     # images as lanes: blocks of them and a rest, pixels that no tap reaches
     Case((19, 3, 5, 6), 8, (3, 3), padding=1),
     Case((17, 2, 4, 7), 5, (2, 4), padding=((0, 6), (3, 9))),
