@@ -139,6 +139,14 @@ BOUNDS: dict[tuple[str, str | None], str] = {
         "1×1, 7×7 and strided, backward",
         None,
     ): "PyTorch is at 73 to 86 % of the multiply-add peak: 1.4× is past it",
+    (
+        "First layers, backward",
+        "tutorial conv2, batch 64, backward-weight",
+    ): "PyTorch is at 55 % of the multiply-add peak: 2.5× is past it",
+    (
+        "First layers, backward",
+        "3→32 3×3 on 32², batch 32, backward-weight",
+    ): "PyTorch is at 60 % of the multiply-add peak: 2.5× is past it",
     ("3×3 stride 1, backward", "512→512 3×3 on 7², backward-input"): "reads 9.4 MB of weights",
     (
         "GEMM",
@@ -148,6 +156,18 @@ BOUNDS: dict[tuple[str, str | None], str] = {
         "counted: 2 MB between the L2 and L1 caches at 32 bytes a cycle are 17 µs, "
         "0.54 million multiply-adds at 16 a cycle 9 µs"
     ),
+    (
+        "Tutorial",
+        "forward, batch 64",
+    ): "multiply-adds at the peak are 70 % of the time, pooling is 16 %",
+    (
+        "Tutorial",
+        "training step, batch 64",
+    ): "multiply-adds at the peak are 70 % of the time, pooling is 14 %",
+    (
+        "Tutorial",
+        "training step, batch 256",
+    ): "multiply-adds at the peak are 70 % of the time, pooling is 14 %",
     ("ResNet-18", "training step, 32², batch 32"): (
         "convolutions are 91 % of it, nearly all by Winograd; of their time, some 60 % are its products, near the peak"
     ),
