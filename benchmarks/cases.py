@@ -11,7 +11,7 @@ import resnet
 import steps
 import torch
 import tutorial
-from goals import OURS, PREPARED
+from goals import OURS, PREPARED, on_threads
 from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays, empty
 from peak import Peak
 
@@ -102,7 +102,7 @@ def conv2d_cases(threads):
                 forward = which == "forward"
                 yield Case(
                     f"{family}, {'forward' if forward else 'backward'}",
-                    layer.name if forward else f"{layer.name}, {which}",
+                    on_threads(layer.name if forward else f"{layer.name}, {which}", threads),
                     layer.flops(),
                     (lambda s=layer: conv2d_forward(s, threads))
                     if forward
@@ -192,10 +192,13 @@ def matmul(n):
     return contenders
 
 
-def gemm_cases():
+def gemm_cases(threads):
     for m, n, k in GEMMS:
-        name = f"{m}³" if m == n == k else f"{m}×{n}×{k}"
+        name = on_threads(f"{m}³" if m == n == k else f"{m}×{n}×{k}", threads)
         yield Case("GEMM", name, 2.0 * m * n * k, lambda s=(m, n, k): gemm(*s))
+
+
+def matmul_cases():
     for n in (8, 64):
         yield Case("GEMM", f"matmul of Tensors, {n}³", 2.0 * n**3, lambda n=n: matmul(n))
 
@@ -250,7 +253,7 @@ def avg_pool2d_backward(shape, window):
     return contenders
 
 
-def pool_cases():
+def pool_cases(threads):
     kinds = {
         "max": (max_pool2d_forward, max_pool2d_backward),
         "average": (avg_pool2d_forward, avg_pool2d_backward),
@@ -258,7 +261,7 @@ def pool_cases():
     for kind, makers in kinds.items():
         for pool, (shape, window) in POOLS.items():
             for direction, make in zip(("forward", "backward"), makers, strict=True):
-                name = f"{kind}, {pool}, {direction}"
+                name = on_threads(f"{kind}, {pool}, {direction}", threads)
                 yield Case("Pooling", name, 0.0, lambda m=make, s=shape, w=window: m(s, w))
 
 
@@ -303,28 +306,33 @@ def norm_cases():
 
 
 def network_cases(threads):
-    """The names tell how many threads, if not one: these rows are measured on both."""
-    suffix = f", {threads} threads" if threads > 1 else ""
     for batch in (1, 64):
         flops = 2.0 * tutorial.FORWARD * batch
         make = lambda b=batch: steps.tutorial_forward(b, threads)  # noqa: E731
-        yield Case("Tutorial", f"forward, batch {batch}{suffix}", flops, make)
+        yield Case("Tutorial", on_threads(f"forward, batch {batch}", threads), flops, make)
     for batch in (1, 64, 256):
         flops = 2.0 * tutorial.TRAINING * batch
         make = lambda b=batch: steps.tutorial_step(b)  # noqa: E731
-        yield Case("Tutorial", f"training step, batch {batch}{suffix}", flops, make, training=True)
-    name = f"forward, 224², batch 1{suffix}"
+        name = on_threads(f"training step, batch {batch}", threads)
+        yield Case("Tutorial", name, flops, make, training=True)
+    name = on_threads("forward, 224², batch 1", threads)
     yield Case("ResNet-18", name, 2.0 * resnet.IMAGENET, lambda: steps.resnet_forward(threads))
-    name = f"training step, 32², batch {steps.BATCH}{suffix}"
+    name = on_threads(f"training step, 32², batch {steps.BATCH}", threads)
     flops = 2.0 * resnet.CIFAR_TRAINING * steps.BATCH
     yield Case("ResNet-18", name, flops, steps.resnet_training, training=True)
 
 
-def all_cases(threads, cores):
-    """Every row, in the order of the tables."""
+def threads_cases(threads):
+    """The rows that are measured on several numbers of threads, in the order of the tables."""
     yield from conv2d_cases(threads)
-    yield from pool_cases()
-    yield from norm_cases()
-    yield from gemm_cases()
+    yield from pool_cases(threads)
+    yield from gemm_cases(threads)
     yield from network_cases(threads)
+
+
+def all_cases(threads, cores):
+    """Every row."""
+    yield from threads_cases(threads)
+    yield from norm_cases()
+    yield from matmul_cases()
     yield from own_cases(cores)

@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 import torch
 import tutorial
-from goals import COMPILED, Ratio, Row
+from goals import COMPILED, Ratio, Row, on_threads
 from steps import training
 from timing import spread
 
@@ -31,10 +31,10 @@ def has_images():
 
 def names(threads):
     """Of the rows; of both, if there are images, else an epoch on noise of the same shape."""
-    suffix = f", {threads} threads" if threads > 1 else ""
-    if not has_images():
-        return [f"one epoch, on noise in its place{suffix}"]
-    return [f"one epoch{suffix}", f"until {100 * WANTED:g} % of the test images{suffix}"]
+    found = ["one epoch, on noise in its place"]
+    if has_images():
+        found = ["one epoch", f"until {100 * WANTED:g} % of the test images"]
+    return [on_threads(name, threads) for name in found]
 
 
 def load():

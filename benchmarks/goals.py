@@ -1,10 +1,23 @@
 """What fastconv is compared with, what it has promised, and what is known to stand in the way."""
 
+import itertools
 import math
 import re
 from typing import NamedTuple
 
 OURS, PREPARED, COMPILED = "fastconv", "fastconv prepared", "fastconv compiled"
+MORE = 2  # threads, on which layers and networks are measured too
+
+
+def on_threads(name, threads):
+    """The name of a row that was measured on so many threads."""
+    return f"{name}, {threads} threads" if threads > 1 else name
+
+
+def split_name(name):
+    """What is measured, and on how many threads."""
+    found = re.fullmatch(r"(.*), (\d+) threads", name)
+    return (found[1], int(found[2])) if found else (name, 1)
 
 
 class Match(NamedTuple):
@@ -68,7 +81,7 @@ def row_of(fields):
 
 
 class Goal(NamedTuple):
-    """For the rows of `group` whose names match `only`.
+    """For the rows of `group` whose names match `only`; each number of threads by itself.
 
     against: the matches of which the smallest ratio counts, row by row. At least `mean` as their
     geometric mean, at least `worst` in each row. Without `against`, `worst` is a part of the peak.
@@ -81,8 +94,11 @@ class Goal(NamedTuple):
     worst: float | None = None
     only: str = ""
 
-    def covers(self, row):
-        return row.group == self.group and re.search(self.only, row.name) is not None
+    def covers(self, row, threads):
+        name, measured_on = split_name(row.name)
+        return (row.group, measured_on) == (self.group, threads) and bool(
+            re.search(self.only, name)
+        )
 
     def value(self, row):
         """What is compared with `worst`; None when a contender was not there."""
@@ -116,9 +132,9 @@ GOALS = [
     Goal("pooling", "Pooling", BOTH, 3.0),
     Goal("GEMM", "GEMM", ("MKL, OpenBLAS",), 1.1, 0.97, only=r"^\d"),
     Goal("GEMM, 512³ and above", "GEMM", (), worst=0.95, only=r"^(512|1024|2048)³"),
-    Goal("eager training step, batch 1", "Tutorial", BOTH, worst=4.0, only="step, batch 1(,|$)"),
+    Goal("eager training step, batch 1", "Tutorial", BOTH, worst=4.0, only="step, batch 1$"),
     Goal("eager training step, batch 64", "Tutorial", BOTH, worst=3.0, only="step, batch 64"),
-    Goal("training step, batch 1", "Tutorial", STEP, worst=12.0, only="step, batch 1(,|$)"),
+    Goal("training step, batch 1", "Tutorial", STEP, worst=12.0, only="step, batch 1$"),
     Goal("training step, batch 64", "Tutorial", STEP, worst=5.0, only="step, batch 64"),
     Goal("training step, batch 256", "Tutorial", STEP, worst=5.0, only="step, batch 256"),
     Goal("tutorial's Net, forward", "Tutorial", (*STEP, MODELS), worst=1.5, only="^forward"),
@@ -178,11 +194,12 @@ def bound(row):
     cores = row.ratios.get("FMAs, 1 thread")
     if cores is not None and cores.median < row.ratios["1 thread"].median + 0.1:
         return f"two threads of FMAs, which share nothing, were worth {cores.median:.3g} in these rounds"
-    return BOUNDS.get((row.group, row.name)) or BOUNDS.get((row.group, None), "")
+    name, _ = split_name(row.name)
+    return BOUNDS.get((row.group, name)) or BOUNDS.get((row.group, None), "")
 
 
 class Verdict(NamedTuple):
-    """A goal and what was reached, as text; met: None when it was not measured."""
+    """A goal and what was reached, as text; met: None when not all of it was measured."""
 
     work: str
     beside: str
@@ -196,9 +213,9 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def reached(goal, rows):
+def reached(goal, rows, threads):
     """The rows that a goal covers with their values, and the geometric mean; None if unmeasured."""
-    covered = [(row, goal.value(row)) for row in rows if goal.covers(row)]
+    covered = [(row, goal.value(row)) for row in rows if goal.covers(row, threads)]
     if not covered or any(value is None for _, value in covered):
         return covered, None
     return covered, geometric_mean([value for _, value in covered])
@@ -215,9 +232,9 @@ def failure(goal, row, mean):
     return ""
 
 
-def verdict(goal, rows):
+def verdict(goal, rows, threads=1):
     """None if no row is covered."""
-    covered, mean = reached(goal, rows)
+    covered, mean = reached(goal, rows, threads)
     if not covered:
         return None
     show = (lambda v: f"{v:.3g}×") if goal.against else (lambda v: f"{100 * v:.0f} %")
@@ -233,15 +250,16 @@ def verdict(goal, rows):
     if mean is None:
         return Verdict(*text, "not measured", "", None)
     row, lowest = min(covered, key=lambda pair: pair[1])
+    name, _ = split_name(row.name)
     met = (goal.mean is None or mean >= goal.mean) and (goal.worst is None or lowest >= goal.worst)
-    return Verdict(*text, show(mean), f"{show(lowest)} ({row.name})", met)
+    return Verdict(*text, show(mean), f"{show(lowest)} ({name})", met)
 
 
 def failures(rows):
     """By group and name of a row: what it misses, and why where that is known."""
     found = {}
-    for goal in GOALS:
-        covered, mean = reached(goal, rows)
+    for goal, threads in itertools.product(GOALS, (1, MORE)):
+        covered, mean = reached(goal, rows, threads)
         for row, _ in covered:
             words = failure(goal, row, mean)
             if words:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from goals import COMPILED, Verdict
+from goals import COMPILED, Verdict, on_threads
 from layers import LAYERS
 
 GROUP, STEPS = "Extra memory", "Memory of a training step"
@@ -127,7 +127,7 @@ def measure_steps(wanted, numbers_of_threads):
     from peers import LAYOUTS
 
     for threads in dict.fromkeys(numbers_of_threads):
-        name = "ResNet-18, 32², batch 32" + (f", {threads} threads" if threads > 1 else "")
+        name = on_threads("ResNet-18, 32², batch 32", threads)
         if not wanted.search(f"{STEPS}, {name}"):
             continue
         settings = {f"{lib}_NUM_THREADS": str(threads) for lib in ("OMP", "MKL", "FASTCONV")}

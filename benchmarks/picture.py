@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from goals import OURS, PREPARED
+from goals import OURS, PREPARED, split_name
 
 # Okabe and Ito's colours, which the colour-blind tell apart: fastconv strong, the others pale.
 COLOURS = {
@@ -51,7 +51,9 @@ def label(row):
 
 def panels(rows):
     """[(title, rows)] from the top; the forward pass, which has the most bars, in two."""
-    measured = [row for row in rows if row.algorithm and row.percents]
+    measured = [
+        row for row in rows if row.algorithm and row.percents and split_name(row.name)[1] == 1
+    ]
     forward = [row for row in measured if row.group.endswith(", forward")]
     half = (len(forward) + 1) // 2
     parts = [("Forward", forward[:half]), ("Forward, continued", forward[half:])]

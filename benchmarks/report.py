@@ -2,7 +2,7 @@
 
 import goals
 import memory
-from goals import COMPILED, MATCHES, OURS, PREPARED
+from goals import COMPILED, MATCHES, MORE, OURS, PREPARED
 
 
 def duration(seconds):
@@ -125,23 +125,41 @@ def peaks_table(peaks):
 
 
 def verdicts(rows, uses, peaks):
-    found = [goals.verdict(goal, rows) for goal in goals.GOALS]
-    found = [v for v in found if v is not None] + ([memory.verdict(uses)] if uses else [])
-    return found + ([memory.step_verdict(peaks)] if peaks else [])
+    """For each goal that something was measured for: on one thread and on more, None for neither."""
+    found = [[goals.verdict(goal, rows, n) for n in (1, MORE)] for goal in goals.GOALS]
+    found += [[memory.verdict(uses), None]] if uses else []
+    found += [[memory.step_verdict(peaks), None]] if peaks else []
+    return [pair for pair in found if any(pair)]
+
+
+def is_met(pair):
+    """Whether a goal is met wherever it was measured; None if a part of it was not."""
+    parts = [verdict.met for verdict in pair if verdict is not None]
+    return None if None in parts else all(parts)
+
+
+def verdict_cells(pair):
+    """A line of the table of goals."""
+    words = {True: "met", False: "**MISSED**", None: "–"}
+    about = next(verdict for verdict in pair if verdict is not None)
+    cells = [about.work, about.beside, about.goal]
+    for verdict in pair:
+        mark = "**" if verdict is not None and verdict.met is False else ""
+        shown = (verdict.mean, verdict.worst) if verdict is not None else ("", "")
+        cells += [f"{mark}{text}{mark}" if text else "" for text in shown]
+    return [*cells, words[is_met(pair)]]
 
 
 def in_short(rows, uses, facts, peaks):
     """The goals, each with what was reached."""
     fact = dict(facts)
-    words = {True: "met", False: "**MISSED**", None: "–"}
     found = verdicts(rows, uses, peaks)
     peers = [row for row in rows if any(MATCHES[m].is_outside() for m in row.ratios)]
     faster = sum(not row.slower() for row in peers)
-    lines = table(
-        ["work", "beside", "goal", "geometric mean", "lowest", ""],
-        [[*v[:-1], words[v.met]] for v in found],
-    )
-    met = sum(v.met is True for v in found)
+    head = ["work", "beside", "goal", "geometric mean", "lowest"]
+    head += [f"mean, {MORE} threads", f"lowest, {MORE} threads", ""]
+    lines = table(head, [verdict_cells(pair) for pair in found])
+    met = sum(is_met(pair) is True for pair in found)
     return [
         f"{fact['processor']}, threads: {fact['threads']}, fastconv {fact['fastconv']}, "
         f"{fact['date']}. Above 1×, fastconv is faster than the fastest of those beside it.",
@@ -165,6 +183,10 @@ fewer multiplications exceed 100 %. Results of the contenders are checked agains
 0.1 % of the largest number (MNN: 0.5 %; its Winograd on large images is no more precise). All arrays that
 are shared begin on a cache line (64 bytes), as each library's own do, and NumPy's do not.
 
+Rows whose names say so ran on two threads of each library, in a process of their own, with a pause
+before each measurement in which idle threads go to sleep. A goal is met if it is met on one thread and
+on two, where both were measured.
+
 Like is compared with like. *fastconv* and PyTorch get their weights in each call; *fastconv prepared*
 has transformed them before, as ONNX Runtime, OpenVINO, ncnn and MNN do when a model is loaded. Where
 several ratios belong to a goal, the smallest counts. fastconv always runs on contiguous NCHW arrays,
@@ -185,14 +207,13 @@ Whole networks: *fastconv* is eager, *fastconv compiled* is `fastconv.compile`, 
 Eager is compared with PyTorch's eager alone; compiled with *any PyTorch* (eager, `SGD(fused=True)`,
 channels_last where the network allows it, `torch.compile` with the fused optimizer, and with its
 weights frozen for a forward pass), with JAX (`jit` of the whole step, old weights donated, the
-faster of NCHW and NHWC; a call ends when all results are there) and with the *loaded models*. A row
-whose name says so ran on two threads, in a process of its own. Before a step gradients are forgotten, as
-is PyTorch's default; in a compiled step of fastconv they are set to zero, its own default, and
-overwritten. Compiling and all else that a first call does is not in the times. Fashion-MNIST: both
-sides begin with the same weights, get the same batches (slices of arrays; no DataLoader), and train in
-turns, an epoch each; the time until 88 % counts the tests after each epoch. Memory of a training step is
-the growth of the peak of the resident set of a process of its own over what it had after its imports,
-in three steps.
+faster of NCHW and NHWC; a call ends when all results are there) and with the *loaded models*. Before a
+step gradients are forgotten, as is PyTorch's default; in a compiled step of fastconv they are set to
+zero, its own default, and overwritten. Compiling and all else that a first call does is not in the
+times. Fashion-MNIST: both sides begin with the same weights, get the same batches (slices of arrays; no
+DataLoader), and train in turns, an epoch each; the time until 88 % counts the tests after each epoch.
+Memory of a training step is the growth of the peak of the resident set of a process of its own over
+what it had after its imports, in three steps.
 
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings
 alternate. Beside two threads stand two loops of FMAs that share nothing, in the same rounds: where they

@@ -17,7 +17,6 @@ import readme
 BUDGET = {False: 1.5, True: 0.05}  # seconds a row, full and quick
 OWN_BUDGET = {False: 0.6, True: 0.05}  # of the rows of fastconv beside itself
 ROUNDS = {False: 5, True: 2}  # at least
-MORE = 2  # threads, on which the rows of whole networks are measured too
 LARGEST_DIFFERENCE = 1e-3  # from fastconv, as a part of the largest number
 ROUGH = {"MNN": 5e-3}  # its Winograd, where images are large: a thousand times the others' errors
 
@@ -28,7 +27,9 @@ def parse(arguments=None):
     parser.add_argument("--quick", action="store_true", help="a check of the script, in a minute")
     parser.add_argument("--only", default="", metavar="PATTERN", help="rows that match this regex")
     parser.add_argument(
-        "--networks", metavar="FILE.json", help="only the rows of whole networks, written there"
+        "--rows",
+        metavar="FILE.json",
+        help="only those that are measured on several numbers of threads, written there",
     )
     parser.add_argument("--write", metavar="FILE.md", help="write the tables, and FILE.svg")
     parser.add_argument(
@@ -130,8 +131,8 @@ def run_rows(wanted, options, peak):
     import fastconv
 
     rows, rates, group, isa = [], [], None, fastconv.isa()
-    if options.networks:
-        chosen = cases.network_cases(options.threads)
+    if options.rows:
+        chosen = cases.threads_cases(options.threads)
     else:
         chosen = cases.all_cases(options.threads, machine.usable_cores())
     for case in chosen:
@@ -167,21 +168,22 @@ def run_epochs(wanted, options):
 
 
 def run_on_more_threads(wanted, options):
-    """The rows of whole networks on two threads, from a process of its own: JAX reads how many it
-    may have when it is imported."""
+    """The rows on two threads, from a process of its own: JAX reads how many it may have when it
+    is imported."""
     import cases
     import epochs
     import goals
     import machine
+    from goals import MORE
 
-    names = [f"{case.group}, {case.name}" for case in cases.network_cases(MORE)]
+    names = [f"{case.group}, {case.name}" for case in cases.threads_cases(MORE)]
     names += [f"{epochs.GROUP}, {name}" for name in epochs.names(MORE)]
     too_many = machine.usable_cores() < MORE or options.threads >= MORE
-    if too_many or options.networks or not any(map(wanted.search, names)):
+    if too_many or options.rows or not any(map(wanted.search, names)):
         return []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.json")
-        command = [sys.executable, __file__, "--threads", str(MORE), "--networks", str(path)]
+        command = [sys.executable, __file__, "--threads", str(MORE), "--rows", str(path)]
         command += ["--only", options.only, *["--quick"] * options.quick]
         subprocess.run(command, check=True)
         return [goals.row_of(fields) for fields in json.loads(path.read_text())]
@@ -189,6 +191,7 @@ def run_on_more_threads(wanted, options):
 
 def run_memory(wanted, options):
     import cases
+    import goals
     import memory
     import report
 
@@ -198,7 +201,7 @@ def run_memory(wanted, options):
     for use in memory.measure(wanted, cases.PASSES):
         print(f"\n{memory.GROUP}\n" * (not uses) + report.memory_line(use), flush=True)
         uses.append(use)
-    for peak in memory.measure_steps(wanted, [options.threads, MORE]):
+    for peak in memory.measure_steps(wanted, [options.threads, goals.MORE]):
         print(f"\n{memory.STEPS}\n" * (not peaks) + report.peak_line(peak), flush=True)
         peaks.append(peak)
     return uses, peaks
@@ -287,8 +290,8 @@ def main(arguments=None):
     peak, wanted = Peak(options.threads), re.compile(options.only)
     rows, rates = run_rows(wanted, options, peak)
     rows += run_epochs(wanted, options)
-    if options.networks:
-        Path(options.networks).write_text(json.dumps(rows))
+    if options.rows:
+        Path(options.rows).write_text(json.dumps(rows))
         return 0
     rows += run_on_more_threads(wanted, options)
     uses, peaks = run_memory(wanted, options)

@@ -24,9 +24,9 @@ def make_row(goals, group, name, **ratios):
     return goals.Row(group, name, "gemm", seconds, dict.fromkeys(seconds, 50.0), found)
 
 
-def judged(goals, work, rows):
+def judged(goals, work, rows, threads=1):
     goal = next(goal for goal in goals.GOALS if goal.work == work)
-    return goals.verdict(goal, rows)
+    return goals.verdict(goal, rows, threads)
 
 
 def test_the_smaller_ratio_counts(modules):
@@ -52,6 +52,22 @@ def test_a_mean_is_of_its_own_pass(modules):
     assert judged(goals, f"{BACKWARD}-input", rows).mean == "2.24×"
     assert judged(goals, f"{BACKWARD}-weight", rows).met is True
     assert goals.failures(rows) == {(BACKWARD, "b, backward-input"): "under the mean of 2.5×"}
+
+
+def test_each_number_of_threads_is_judged_by_itself(modules):
+    goals, report, _, _ = modules
+    rows = [
+        make_row(goals, FORWARD, "a", PyTorch=3.0, ORT=6.0),
+        make_row(goals, FORWARD, "a, 2 threads", PyTorch=1.0, ORT=6.0),
+    ]
+    pair = [judged(goals, FORWARD, rows, threads) for threads in (1, 2)]
+    assert [(v.mean, v.worst, v.met) for v in pair] == [
+        ("3×", "3× (a)", True),
+        ("1×", "1× (a)", False),
+    ]
+    assert report.verdict_cells(pair)[-3:] == ["**1×**", "**1× (a)**", "**MISSED**"]
+    assert [report.is_met(p) for p in (pair, pair[:1])] == [False, True]
+    assert goals.failures(rows) == {(FORWARD, "a, 2 threads"): "MISSED: under 1.2×"}
 
 
 def test_what_was_not_measured_is_not_met(modules):
