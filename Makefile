@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 C_FILES := $(wildcard src/*.[ch] src/isa/*.[ch] src/kernels/*.h src/kernels/*.inc)
 
-.PHONY: demo test test-parity test-sanitize bench lint format asm wheel docs clean
+.PHONY: demo test test-parity test-sanitize test-clang bench lint format asm wheel docs clean
 
 # New memory is filled with large numbers: a kernel that forgets to write some of its result is found out.
 test test-parity: export MALLOC_PERTURB_ := 128
@@ -20,6 +20,9 @@ test-parity: $(VENV)/parity ## the same numbers as PyTorch
 
 test-sanitize: $(VENV)/test ## the tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	BIN=$(BIN) tools/test_sanitized
+
+test-clang: $(VENV)/test ## the tests of the kernels on a build by Clang
+	BIN=$(BIN) tools/test_clang
 
 bench: $(VENV)/bench ## fastconv beside PyTorch, JAX, ONNX Runtime, OpenVINO, ncnn and MNN: benchmarks/RESULTS.md and README.md
 	$(BIN)/python benchmarks/run.py --write benchmarks/RESULTS.md --readme

@@ -49,9 +49,9 @@ int fc_select_isa(const char *name) {
 
 static row_pair current_row(void) {
     int count;
-    const row_pair chosen = current;
-    if (chosen) return chosen;
-    return current = fc_available_rows(&count)[0];
+    row_pair chosen = current;
+    if (!chosen) current = chosen = fc_available_rows(&count)[0];
+    return chosen;
 }
 
 const char *fc_current_isa(void) {

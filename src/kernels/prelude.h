@@ -14,7 +14,11 @@
 
 #define INLINE   static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
-#define UNROLL   _Pragma("GCC unroll 32")
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
 /* Keep a vector that was loaded in its register: the compiler would load it again for each use. */
 #if defined(__x86_64__)
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
