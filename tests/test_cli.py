@@ -202,7 +202,8 @@ def test_nobody_reads_the_output(arguments):
     with start([*COMMAND, *arguments]) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == (141 if "train" in arguments else 0)
+        tells = "train" in arguments or sys.version_info < (3, 11)  # later argparse does not
+        assert process.wait(timeout=60) == (141 if tells else 0)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
