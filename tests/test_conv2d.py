@@ -108,6 +108,11 @@ CASES = [
     Case((1, 2, 5, 112), 2, (3, 3), stride=2, padding=1, groups=2),
     Case((1, 2, 6, 99), 2, (3, 3), stride=2, padding=(1, 0), groups=2),
     Case((1, 2, 40, 60), 2, (3, 3), padding=9, groups=2),
+    Case((2, 2, 9, 50), 2, (3, 3), stride=2, padding=1, groups=2),  # rows of pairs
+    Case((1, 2, 8, 66), 2, (3, 3), stride=2, padding=(0, 2), groups=2),
+    Case((1, 2, 7, 96), 2, (3, 3), stride=2, groups=2),
+    Case((1, 2, 12, 35), 2, (3, 3), stride=2, padding=((1, 1), (1, 0)), groups=2),
+    Case((1, 2, 9, 33), 2, (3, 3), padding=((1, 1), (1, 3)), groups=2),
     Case((1, 2, 4, 5), 2, (3, 3), stride=2, padding=((2, 0), (0, 11)), groups=2),
     Case((1, 17, 2, 3), 17, (5, 5), padding=2, groups=17),
     Case((1, 2, 12, 35), 2, (5, 5), stride=2, padding=2, groups=2),
@@ -328,10 +333,13 @@ def test_depthwise(isa, dtype, rng, case):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 0), (5, 2, 2), (7, 1, 0)])
-def test_depthwise_invents_no_products(isa, dtype, rng, kernel, stride, padding, value):
+@pytest.mark.parametrize(
+    "width,kernel,stride,padding",
+    [(37, 3, 1, 1), (37, 3, 2, 0), (37, 3, 2, 1), (38, 3, 2, 1), (37, 5, 2, 2), (37, 7, 1, 0)],
+)
+def test_depthwise_invents_no_products(isa, dtype, rng, width, kernel, stride, padding, value):
     """A NaN or infinity reaches what saw it, and nothing else, wherever it is."""
-    case = Case((1, 2, 12, 37), 2, (kernel, kernel), stride, padding, groups=2)
+    case = Case((1, 2, 12, width), 2, (kernel, kernel), stride, padding, groups=2)
     asked = {"algorithm": "depthwise"}
     for place in ((0, 0), (0, -1), (-1, 0), (5, 20), (6, 15), (-1, -1)):
         x, w, _, dy = (np.where(a == 0, 1, a) for a in case.arrays(rng, dtype, integers))

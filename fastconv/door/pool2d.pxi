@@ -1,4 +1,4 @@
-# Pooling. Templates: src/kernels/pool2d.inc, avg_pool2d.inc.
+# Pooling. Templates: src/kernels/pool2d*.inc, avg_pool2d.inc.
 
 cdef int set_pool(geometry *g, object kernel_size, object stride, object padding, object dilation,
                   bint ceil_mode) except -1:
