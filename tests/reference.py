@@ -341,6 +341,29 @@ def winograd_rows_backward_weight(dy, x, padding, of=np.abs):
     return np.einsum("ncprti,nkpti->kcri", v, d, optimize=True) @ of(ROWS.weights)
 
 
+def winograd_rows_backward_input(dy, w, padding, size, of=np.abs):
+    """A'[sum_{k,r} (G w) * (B' dy)]: times (4 K + 29) eps / 2.
+
+    Of a tile of 8 pixels of dx, those that meet four taps have even numbers, from the padding on.
+    """
+    (N, _, P, Q), (top, left), (H, W) = dy.shape, padding, size
+    tiles, first, even = -(-W // 8), (left + 1) // 2 - 3, left % 2
+    to_points, from_points = np.zeros((13, 7)), np.zeros((8, 13))
+    to_points[:7], to_points[7:, 1 - even : 7 - even] = SEVEN_TO, DENSE.to_points
+    from_points[even::2, :7], from_points[1 - even :: 2, 7:] = SEVEN_FROM, DENSE.from_points
+    padded = np.zeros((*dy.shape[:3], 4 * tiles + 3))
+    begin, end = max(-first, 0), min(4 * tiles + 3, Q - first)
+    if begin < end:
+        padded[..., begin:end] = dy[..., first + begin : first + end]
+    patches = np.lib.stride_tricks.sliding_window_view(padded, 7, 3)[..., ::4, :]
+    d, u = of(patches) @ of(to_points).T, of(np.float64(w[..., ::-1])) @ of(ROWS.weights).T
+    rows = np.zeros((N, w.shape[1], max(2 * P + 5, top + H), tiles, 13))
+    for r in range(7):
+        rows[:, :, r : r + 2 * P : 2] += np.einsum("nkpti,kci->ncpti", d, u[:, :, r], optimize=True)
+    dx = rows[:, :, top : top + H] @ of(from_points).T
+    return dx.reshape(*dx.shape[:3], -1)[..., :W]
+
+
 def winograd_tiles(x, first, size, tile, width, advance):
     """(N, C, H, W) -> (N, C, tiles, width, width): each `advance` pixels on from the one before.
 
@@ -424,6 +447,9 @@ def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
         return (terms + 28) * eps / 2 * winograd_backward_weight(dy, x, padding, stride=stride)
     if which == "backward_input":
         dy, w = arrays
+        if kernel == 7:
+            sums = winograd_rows_backward_input(dy, w, padding, size[0])
+            return (4 * len(w) + 29) * eps / 2 * sums
         sums = winograd_backward_input(dy, w, padding, size[0], stride=stride)
         return (len(w) + 29) * eps / 2 * sums
     x, w, b = arrays

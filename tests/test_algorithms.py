@@ -100,6 +100,7 @@ ROWS = [
         (1, 3, 33, 33, 40, 3),  # bands, panels of filters
         (3, 5, 4, 20, 33, (9, 11)),
         (1, 1, 3, 8, 150, (0, 2)),
+        (1, 2, 70, 40, 300, (2, 3)),  # of dx: segments of rows, and two chunks of filters
     )
 ]
 OTHERS = [
@@ -290,11 +291,13 @@ def test_the_bound_of_winograd(dtype, case):
 
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_the_bound_of_winograd_along_rows(dtype, case):
-    """As above, and in the simple bound a sum over the seven rows of taps."""
+    """As above, and in the simple bound a sum over the rows of taps: seven, or four for dx."""
     x, w, _, dy = [a.astype(float) for a in draw(case, dtype)]
     padding, _ = padding_of(case)
     y = ref.winograd_rows_forward(x, w, padding, case.y[2:], np.asarray)
     np.testing.assert_allclose(y, run(case, "forward", (x, w, None), "gemm"), atol=1e-10)
+    dx = ref.winograd_rows_backward_input(dy, w, padding, case.size, np.asarray)
+    np.testing.assert_allclose(dx, run(case, "backward_input", (dy, w), "gemm"), atol=1e-10)
     dw = ref.winograd_rows_backward_weight(dy, x, padding, np.asarray)
     np.testing.assert_allclose(dw, run(case, "backward_weight", (dy, x), "gemm"), atol=1e-9)
     to_points, weights, from_points, _ = (np.abs(part) for part in ref.ROWS)

@@ -90,8 +90,7 @@ cdef int64_t check_groups(object groups, int64_t channels, int64_t filters, int6
 
 ALGORITHMS = ("auto", "gemm", "winograd", "direct", "depthwise")  # in the order of fc_algorithm
 cdef dict WANTED_BY = {
-    "winograd": "a 3x3 kernel with stride 1 or 2 both ways, or (no gradient of the input) a 7x7 one with stride 2, and "
-                "dilation 1 and one group",
+    "winograd": "a 3x3 kernel with stride 1 or 2 both ways, or a 7x7 one with stride 2, and dilation 1 and one group",
     "direct": "one group and few channels, and for a gradient stride 1 and dilation 1",
     "depthwise": "groups equal to both channel counts",
 }
@@ -363,6 +362,8 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
 
         gemm, direct, depthwise:  |error| <= n eps sum |dy| |w|
         winograd:                 |error| <= 79 (K + 29) eps sum_k max |dy[patch,k]| sum_{r,s} |w[k,c,r,s]|
+
+    For 7x7, 4 K stands for K, the tiles are 1x8 pixels of dx, and the patch is 4x7 pixels of dy.
     """
     cdef cnp.ndarray grad = floats(dy, "dy", 4), weight = contiguous(floats(w, "w", 4, type_of(grad))), dx
     cdef geometry g
