@@ -55,6 +55,7 @@ AROUND_THE_TILES = table(
     (1, 8, 7, 30, 13, (2, 0)),
     (1, 1, 6, 31, 32, 0),
     (3, 5, 33, 33, 33, 1),
+    (1, 8, 5, 22, 150, 1),  # bands of few channels
 )
 DEEP = table(
     (3, 65, 20, 9, 10, 1),  # channels: more than a chunk
@@ -442,7 +443,7 @@ def test_strides_of_zero(isa, dtype, rng, case):
 
 
 @pytest.mark.parametrize(
-    "case", [AROUND_THE_TILES[7], AROUND_THE_TILES[18], *DEEP, *OTHERS], ids=str
+    "case", [*(AROUND_THE_TILES[i] for i in (7, 18, 19)), *DEEP, *OTHERS], ids=str
 )
 def test_bits_do_not_depend_on_threads(isa, dtype, threads, case):
     x, w, b, dy = draw(case, dtype)
@@ -455,6 +456,18 @@ def test_bits_do_not_depend_on_threads(isa, dtype, threads, case):
                 threads(count)
                 result = run(case, which, arrays, name)
                 assert result.tobytes() == wanted.tobytes(), label(case, which, name, count)
+
+
+@few_cases
+def test_db_of_each_algorithm(isa, dtype, rng, case):
+    """The sum of dy, whatever else an algorithm makes of dy: also where a NaN in x has gemm do dw over."""
+    x, _, _, dy = case.arrays(rng, dtype, integers)
+    wanted = dy.sum((0, 2, 3))
+    for value in (0, np.nan):
+        x.flat[0] = value
+        for name in algorithms(case, "backward_weight", dtype):
+            _, db = kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, algorithm=name)
+            assert (db == wanted).all(), label(case, "backward_weight", name, value)
 
 
 @few_cases
