@@ -320,10 +320,14 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
             open_recording.see(weight)
         if type_of(weight) != type_of(input):
             raise TypeError(f"x is {input.dtype}, but w was prepared as {weight.dtype}")
-    sizes = shape_of(weight) if prepared is None else prepared.weight_size
+    cdef int64_t K, per_group, R, S
+    if prepared is None:
+        K, per_group, R, S = weight.shape[0], weight.shape[1], weight.shape[2], weight.shape[3]
+    else:
+        K, per_group, R, S = prepared.weight_size
     set_input(&g, <int64_t *>input.shape)
-    set_window(&g, sizes[2], sizes[3], stride, padding, dilation)
-    cdef int64_t K = sizes[0], count = check_groups(groups, g.C, K, sizes[1])
+    set_window(&g, R, S, stride, padding, dilation)
+    cdef int64_t count = check_groups(groups, g.C, K, per_group)
     size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
     if b is not None:
         bias = contiguous(floats(b, "b", 1, type_of(input)))
