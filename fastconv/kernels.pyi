@@ -192,6 +192,7 @@ def conv2d_forward(
     *,
     out: NDArray[_Real] | None = None,
     algorithm: _Algorithm = "auto",
+    relu_pool: bool = False,
 ) -> NDArray[_Real]: ...
 def conv2d_backward_input(
     dy: NDArray[_Real],

@@ -51,7 +51,7 @@ def examples(dtype, size=1):
     n = 2 * size
     x, w, b, dy = draw(n, 4, 9, 8), draw(6, 2, 3, 3), draw(6), draw(n, 6, 5, 4)
     w_all, dy_all = draw(6, 4, 3, 3), draw(n, 6, 9, 8)  # of a convolution that keeps the size
-    winograd = {"algorithm": "winograd"}
+    winograd, pooled = {"algorithm": "winograd"}, {"algorithm": "direct", "relu_pool": True}
     conv = (2, 1, 1, 2)  # stride, padding, dilation, groups
     pool = (3, 2, 1)  # kernel_size, stride, padding
     y, indices = kernels.max_pool2d_forward(x, *pool)
@@ -68,6 +68,7 @@ def examples(dtype, size=1):
         Example("im2col", (x,), ((3, 2),), {"stride": 2, "padding": 1}),
         Example("col2im", (draw(n, 24, 20),), ((9, 8), (3, 2)), {"stride": 2, "padding": (1, 0)}),
         Example("conv2d_forward", (x, w, b), conv),
+        Example("conv2d_forward", (x, w_all, b), (1, 1), pooled),
         Example("conv2d_backward_input", (dy, w), ((9, 8), *conv)),
         Example("conv2d_backward_weight", (dy, x), ((3, 3), *conv), out=False),
         Example("conv2d_forward", (x, w_all, b), (1, 1), winograd),

@@ -13,6 +13,8 @@ from helpers import (
     unaligned,
 )
 
+from fastconv import kernels
+
 WITH_OUT = [e.title for e in examples(np.float32) if e.out]
 REFUSALS = (TypeError, ValueError)
 names = pytest.mark.parametrize("name", NAMES)
@@ -30,6 +32,13 @@ def test_wrong_dtype(name, wrong, dtype):
         arrays[i] = arrays[i].astype(wrong)
         with pytest.raises(TypeError, match=r"float32|float64"):
             e(*arrays)
+
+
+@pytest.mark.parametrize("empty", [np.dtype([]), np.dtype("V0")])
+def test_elements_of_no_bytes(empty):
+    for wrong in (np.zeros(3, empty), np.zeros((4, 4), empty)[::2, ::2], np.zeros((), empty)):
+        with pytest.raises(TypeError, match="float32 or float64"):
+            kernels.relu(wrong)
 
 
 @names

@@ -61,6 +61,8 @@ def ones(*shape):
         ((X, W), {"padding": "same", "stride": 2}),
         ((X, W), {"padding": "full"}),
         ((X, W), {"padding": ""}),
+        ((X, W), {"algorithm": "gemm", "relu_pool": True}),
+        ((ones(1, 64, 9, 9), ones(64, 64, 3, 3)), {"relu_pool": True}),  # not by direct
     ],
 )
 def test_conv2d_forward_refuses(arrays, options):

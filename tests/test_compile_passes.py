@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from twins import bits, vector
+from twins import OPTIMIZERS, bits, compare, twins, vector
 
 import fastconv
 from fastconv import kernels, nn
@@ -169,3 +169,113 @@ def test_what_follows_a_batch_norm(rng, name, training, shape):
     lines = [line.split() for line in text.splitlines()]
     left = [sum(line[1:2] == [kind] for line in lines) for kind in ("relu", "add")]
     assert left == [relus, adds]
+
+
+# A convolution with the relu and max-pool after it ----------------------------------------------------
+
+
+class Pooled(nn.Module):
+    """A function of x and of a convolution."""
+
+    def __init__(self, function, conv):
+        super().__init__()
+        self.conv, self.function = conv, function
+
+    def forward(self, x):
+        return self.function(x, self.conv)
+
+
+def pool_of_relu(x, conv):
+    return F.max_pool2d(F.relu(conv(x)), 2)
+
+
+def first_conv(**options):
+    return nn.Conv2d(1, 6, 3, **options)
+
+
+def written_while_pooled(x, conv):
+    y = F.relu(conv(x))
+    x.mul_(2)
+    return F.max_pool2d(y, 2) + x.sum()
+
+
+POOLED = {  # function, convolution, kernels that are left of a forward pass: relu, max_pool2d_forward
+    "as in the tutorial": (pool_of_relu, first_conv(), 0, 0),
+    "stride": (pool_of_relu, first_conv(stride=2, padding=1), 0, 0),
+    "no bias": (pool_of_relu, first_conv(bias=False), 0, 0),
+    "x is written": (written_while_pooled, first_conv(), 0, 0),
+    "no relu": (lambda x, conv: F.max_pool2d(conv(x), 2), first_conv(), 0, 1),
+    "3x3": (lambda x, conv: F.max_pool2d(F.relu(conv(x)), 3), first_conv(), 0, 1),
+    "a stride of 1": (lambda x, conv: F.max_pool2d(F.relu(conv(x)), 2, 1), first_conv(), 0, 1),
+    "padded": (lambda x, conv: F.max_pool2d(F.relu(conv(x)), 2, 2, 1), first_conv(), 0, 1),
+    "rounded up": (
+        lambda x, conv: F.max_pool2d(F.relu(conv(x)), 2, ceil_mode=True),
+        first_conv(padding=1),  # an odd number of columns
+        0,
+        1,
+    ),
+    "relu is seen": (
+        lambda x, conv: (lambda y: (F.max_pool2d(y, 2), y))(F.relu(conv(x))),
+        first_conv(),
+        1,
+        1,
+    ),
+    "conv is seen": (
+        lambda x, conv: (lambda y: (F.max_pool2d(F.relu(y), 2), y))(conv(x)),
+        first_conv(),
+        0,
+        1,
+    ),
+    "pooled twice": (
+        lambda x, conv: (lambda y: F.max_pool2d(F.relu(y), 2) + F.max_pool2d(y, 2))(conv(x)),
+        first_conv(),
+        0,
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("images", [1, 35])
+@pytest.mark.parametrize("name", POOLED)
+def test_what_follows_a_convolution(rng, name, images, threads, count):
+    """Bit by bit, also where nothing may be folded; NaN and infinities too."""
+    function, conv, relus, pools = POOLED[name]
+    threads(count)
+    net = Pooled(function, conv)
+    with fastconv.no_grad():
+        run = fastconv.compile(net.forward)
+        for special in ([0.0], [0.0], [np.nan, 0.0, -0.0], [np.inf, -np.inf, -0.0], [0.0]):
+            x = vector(rng, images, 1, 32, 33)
+            x._array.flat[rng.integers(x._array.size, size=len(special))] = special
+            same = fastconv.tensor(x.numpy().copy())
+            assert bits(run(x)) == bits(net(same))
+        text = str(run.explain())
+    lines = [line.split() for line in text.splitlines()]
+    left = [sum(line[1:2] == [kind] for line in lines) for kind in ("relu", "max_pool2d_forward")]
+    assert left == [relus, pools]
+
+
+def test_convolutions_that_are_not_direct_keep_their_pool(rng):
+    x, conv = vector(rng, 2, 32, 20, 20), nn.Conv2d(32, 64, 3)
+    with fastconv.no_grad():
+        run = fastconv.compile(lambda x: pool_of_relu(x, conv))
+        for _ in range(3):
+            assert bits(run(x)) == bits(pool_of_relu(x, conv))
+    assert [call.kernel for call in run._last.calls] == ["conv2d_forward", "max_pool2d_forward"]
+
+
+@pytest.mark.parametrize("images", [1, 2, 35])
+@pytest.mark.parametrize("name", ["as in the tutorial", "stride", "no bias", "3x3"])
+def test_the_gradient_of_what_follows_a_convolution(rng, name, images):
+    function, conv, relus, pools = POOLED[name]
+    eager, compiled = twins(
+        Pooled(function, conv), OPTIMIZERS["momentum"], lambda y, t: (y * y).sum()
+    )
+    for special in (False, False, False, True, False):
+        x = vector(rng, images, 1, 32, 33)
+        if special:
+            x._array.flat[rng.integers(x._array.size, size=2)] = [-0.0, np.inf]
+        compare(eager, compiled, (x, vector(rng, 1)))
+    left = [call.kernel for call in compiled.step._last.calls]
+    assert [left.count(kind) for kind in ("relu", "max_pool2d_forward")] == [relus, pools]

@@ -463,3 +463,49 @@ def test_nan_and_inf_reach_the_weights_that_met_them(isa, dtype, rng, value, cas
             for d, e in zip(results, expected, strict=True):
                 check(d, e)
         given[0, -1, -1, -1] = before
+
+
+# ---- relu and max-pool of the result, by itself ------------------------------------------------------
+
+POOLED = [
+    Case((1, 1, 32, 32), 6, (3, 3)),
+    Case((64, 1, 32, 32), 6, (3, 3)),
+    Case((37, 6, 15, 15), 16, (3, 3)),
+    Case((1, 6, 15, 15), 16, (3, 3)),
+    Case((2, 6, 15, 15), 33, (3, 3)),
+    Case((2, 3, 9, 7), 8, (3, 3), padding=1),
+    Case((3, 3, 33, 50), 7, (3, 3)),
+    Case((17, 1, 5, 5), 1, (2, 2)),
+    Case((16, 1, 8, 8), 1, (3, 3)),
+    Case((40, 3, 12, 12), 20, (3, 3), padding=1),
+    Case((2, 3, 40, 44), 64, (7, 7), stride=2, padding=3),
+    Case((2, 4, 21, 20), 6, (3, 3), padding=2, dilation=2),
+    Case((1, 3, 30, 131), 5, (5, 5), padding=2),
+    Case((1, 3, 128, 20), 32, (3, 3), padding=1),
+    Case((1, 1, 2, 2), 3, (1, 1)),
+    Case((1, 1, 3, 9), 2, (3, 3)),  # no whole window
+    Case((0, 1, 5, 5), 2, (3, 3)),
+]
+
+
+@pytest.mark.parametrize("case", POOLED, ids=str)
+def test_relu_pool(rng, isa, dtype, threads, case):
+    """The bits of the calls that it stands for, whatever the numbers and the threads."""
+    x, w, b, _ = case.arrays(rng, dtype)
+    for special in ([], [np.nan], [np.inf, -np.inf]):  # NaNs of one kind at a time
+        x = np.nan_to_num(x)
+        for value in special if x.size else []:
+            x.flat[rng.integers(x.size, size=2)] = value
+        y = kernels.conv2d_forward(x, w, b, *case.args, algorithm="direct")
+        shape = (*y.shape[:2], y.shape[2] // 2, y.shape[3] // 2)
+        wanted = np.zeros(shape, dtype), np.zeros(shape, np.int32)
+        if wanted[0].size:
+            wanted = kernels.max_pool2d_forward(y, 2, relu=True)
+        for count in (1, 3):
+            threads(count)
+            with guarded(shape, dtype) as out:
+                y, indices = kernels.conv2d_forward(
+                    x, w, b, *case.args, algorithm="direct", relu_pool=True, out=out
+                )
+            assert y is out and y.tobytes() == wanted[0].tobytes()
+            assert indices.dtype == np.int32 and indices.tobytes() == wanted[1].tobytes()

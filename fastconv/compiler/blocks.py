@@ -20,7 +20,7 @@ NANOSECONDS = 0.1  # of work for each byte, roughly
 # The sizes of one image in each operand. Other operands are no image's. Kernels that do not count images in N are
 # those of pointwise.inc.
 IMAGES = {
-    "conv2d_forward": {"x": "CHW", "y": "KPQ"},
+    "conv2d_forward": {"x": "CHW", "y": "KPQ", "indices": "KPQ"},
     "conv2d_backward_input": {"dy": "KPQ", "dx": "CHW"},
     "max_pool2d_forward": {"x": "CHW", "y": "CPQ", "indices": "CPQ"},
     "max_pool2d_backward": {"dy": "CPQ", "indices": "CPQ", "y": "CPQ", "dx": "CHW"},
@@ -161,6 +161,8 @@ def _cut_images(call):
     for name, sizes in IMAGES[call.kernel].items():
         if name in call.operands:
             elements = math.prod(map(call.number, sizes))
+            if name != "x" and "relu_pool" in fields and call.number("relu_pool"):
+                elements = call.number("K") * (call.number("P") // 2) * (call.number("Q") // 2)
             if f"{name}_strides" in fields:
                 elements = call.number(f"{name}_strides")  # the first one
             bytes[name] = elements * call.operands[name].array.itemsize

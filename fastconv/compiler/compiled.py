@@ -31,7 +31,8 @@ class Compiled:
         self._function = function
         self._name = getattr(function, "__qualname__", type(function).__name__)
         self._plans, self._tries, self._eager = [], {}, {}
-        self._replayed, self._in_vain = {}, {}  # recordings of a signature since the last replay
+        # by signature: whether there was a replay since the last recording, and recordings since the last replay
+        self._replayed, self._in_vain = {}, {}
         self._causes = set()  # what was warned of
         self._last = None
         self.internals = ("internals", *vars(self))  # what the function cannot mean by an attribute
@@ -51,10 +52,11 @@ class Compiled:
         else:
             leaves, constants = args, len(args)
         arrays = [leaf._array for leaf in leaves]
-        if all([_is_plain(leaf) for leaf in leaves]):
+        if all(map(_is_plain, leaves)):
             for plan in self._plans:
                 if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
-                    self._last, self._replayed[plan.signature] = plan, True
+                    self._last = plan
+                    plan.replayed[0] = True
                     if MODE == "check":
                         return self._checked(plan, args, kwargs, arrays, leaves)
                     return plan.run(arrays, leaves)
@@ -115,11 +117,12 @@ class Compiled:
             refusal.watch = recorded.reach.watch
             raise
         self._tries.pop(signature, None)
-        in_vain = 0 if self._replayed.pop(signature, False) else self._in_vain.get(signature, 0) + 1
-        self._in_vain[signature] = in_vain
+        plan.replayed = self._replayed.setdefault(signature, [False])
+        in_vain = 0 if plan.replayed[0] else self._in_vain.get(signature, 0) + 1
+        plan.replayed[0], self._in_vain[signature] = False, in_vain
         if in_vain > MOST_IN_VAIN:
             raise Refused("what it depends on, or a number among its arguments, differs each time")
-        plan.constants, plan.signature = constants, signature
+        plan.constants = constants
         self._plans = [plan, *self._plans[: MOST_PLANS - 1]]
         self._last = plan
 

@@ -27,6 +27,7 @@ def shorten(calls, private):
         norm_gradient_with_relu,
         drop_dead,
         pool_without_indices,
+        conv_with_pool,
     ):
         calls = one_pass(calls, private)
     return calls
@@ -222,6 +223,46 @@ def pool_without_indices(calls, private):
                 del call.operands["indices"]
                 call.words[call.word("indices")] = 0
     return calls
+
+
+def conv_with_pool(calls, private):
+    """A direct convolution and the max-pool of 2x2 that rectifies its result, as one: what is not the largest stays in
+    the cache, and what no window holds is not computed."""
+    uses, dropped = Uses.of(calls), set()
+    for at, call in enumerate(calls):
+        if not _is_plain_pool(call):
+            continue
+        between = call.operands["x"]
+        users = uses.of_root(between.root)
+        if not private(between.root) or len(users) != 2 or users[1] != at:
+            continue
+        conv, results = calls[users[0]], [o for o in call.operands.values() if o.writes]
+        if (
+            conv.kernel != "conv2d_forward"
+            or conv.number("relu_pool")
+            or not same(conv.operands["y"], between)
+            or any(conv.number(a) != call.number(b) for a, b in zip("NKPQ", "NCHW", strict=True))
+            or any(users[0] <= i < at for o in results for i in uses.of_root(o.root))
+            or kernels.recorded_algorithm("conv2d_forward", conv.words, conv.dtype == 1)[0]
+            != "direct"
+        ):
+            continue
+        conv.words[conv.word("algorithm")] = kernels.ALGORITHMS.index("direct")
+        conv.words[conv.word("relu_pool")] = 1
+        for operand in results:
+            conv.operands[operand.field] = operand
+        dropped.add(at)
+    return [c for i, c in enumerate(calls) if i not in dropped]
+
+
+def _is_plain_pool(call):
+    """Whether it is a max-pool with relu of windows of 2x2 that lie side by side inside the input."""
+    if call.kernel != "max_pool2d_forward" or not call.number("relu"):
+        return False
+    wanted = {"R": 2, "S": 2, "stride_h": 2, "stride_w": 2, "pad_h": 0, "pad_w": 0}
+    wanted |= {"dilation_h": 1, "dilation_w": 1}
+    wanted |= {"P": call.number("H") // 2, "Q": call.number("W") // 2}
+    return all(call.number(name) == value for name, value in wanted.items())
 
 
 def norm_with_residual(calls, private):

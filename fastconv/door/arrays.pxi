@@ -1,5 +1,7 @@
 # What every function of the door does with its arguments, and the one place that calls C.
 
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+
 cdef int64_t LARGEST = 2**31 - 1  # of a stride, a padding, an axis in a geometry: no product of two overflows
 
 
@@ -36,8 +38,9 @@ cdef cnp.ndarray plain_array(object x, str name):
     cdef int d
     if not cnp.PyArray_ISBEHAVED_RO(array):
         array = array.astype(array.dtype.newbyteorder("="))
+    cdef int64_t itemsize = larger(cnp.PyArray_ITEMSIZE(array), 1)  # 0, of a record without fields
     for d in range(array.ndim):
-        if array.strides[d] % array.itemsize:
+        if array.strides[d] % itemsize:
             array = new_copy(array)
             break
     if open_recording is not None:
@@ -144,7 +147,7 @@ cdef void extent(cnp.ndarray x, size_t *first, size_t *last) noexcept:
     """The addresses from the first byte of x to the one after its last."""
     cdef int d
     first[0] = <size_t>x.data
-    last[0] = first[0] + x.itemsize
+    last[0] = first[0] + cnp.PyArray_ITEMSIZE(x)
     for d in range(x.ndim):
         if x.shape[d] == 0:
             last[0] = first[0]
@@ -179,13 +182,15 @@ cdef int require_shape(cnp.ndarray x, str name, int ndim, const int64_t *shape) 
 
 cdef int64_t as_int(object value, str name, int64_t smallest) except? -1:
     """A Python or NumPy integer from smallest to LARGEST."""
+    cdef int overflow
     if type(value) is not int:
         if not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be an int, got {type(value).__name__}")
         value = value.__index__()
-    if not smallest <= value <= LARGEST:
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow or not smallest <= number <= LARGEST:
         raise ValueError(f"{name} must be from {smallest} to {LARGEST}, got {value}")
-    return value
+    return number
 
 
 cdef int as_pair(object value, str name, int64_t smallest, int64_t *first, int64_t *second) except -1:
@@ -203,7 +208,7 @@ cdef int as_pair(object value, str name, int64_t smallest, int64_t *first, int64
 cdef int element_strides(cnp.ndarray x, int64_t *strides) noexcept:
     cdef int d
     for d in range(x.ndim):
-        strides[d] = x.strides[d] // x.itemsize
+        strides[d] = x.strides[d] // cnp.PyArray_ITEMSIZE(x)
     return 0
 
 

@@ -163,6 +163,16 @@ cdef int set_convolution(conv2d_plan_args *shape, const geometry *g, int64_t K, 
     return 0
 
 
+cdef int require_direct(conv2d_plan_args *shape, int type_number) except -1:
+    """For what only that algorithm can do: take it, or refuse."""
+    cdef counts found
+    run_plan(shape, &found, type_number)
+    if ALGORITHMS[found.chosen] != "direct":
+        raise ValueError(f"relu_pool wants algorithm 'direct', but this convolution takes {ALGORITHMS[found.chosen]!r}")
+    shape.algorithm = found.chosen
+    return 0
+
+
 cdef class PreparedWeights:
     """Weights of one convolution in the form in which its kernel reads them: see conv2d_prepare."""
 
@@ -282,7 +292,8 @@ cdef cnp.ndarray aligned_empty(int64_t elements, int type_number):
     return array[skip:skip + elements]
 
 
-def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto"):
+def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto",
+                   relu_pool=False):
     """Convolution (cross-correlation, as in PyTorch):
 
         y[n,k,p,q] = b[k] + sum_{c,r,s} x[n, c, p*stride - padding + r*dilation, q*... + s*...] w[k,c,r,s]
@@ -304,8 +315,11 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     Typical errors are far smaller, Winograd's 2 to 5 times gemm's: docs/accuracy.md. What is not finite is computed by
     gemm. algorithm="gemm", or FASTCONV_ALGORITHM=gemm in the environment, turns Winograd off; float64 takes it only when asked to.
     Sources: implicit im2col, Chetlur et al., arXiv 1410.0759; Winograd's F(4x4, 3x3), Lavin & Gray, arXiv 1509.09308.
+
+    relu_pool: returns max_pool2d_forward(y, 2, relu=True), to the bit, but for which NaN where some of several kinds meet in
+    a sum. Only "direct" can, else ValueError.
     """
-    cdef cnp.ndarray input = floats(x, "x", 4), weight, bias = None, y
+    cdef cnp.ndarray input = floats(x, "x", 4), weight, bias = None, y, indices = None
     cdef PreparedWeights prepared = w if isinstance(w, PreparedWeights) else None
     cdef geometry g
     cdef int64_t size[4]
@@ -319,11 +333,16 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
             open_recording.see(weight)
         if type_of(weight) != type_of(input):
             raise TypeError(f"x is {input.dtype}, but w was prepared as {weight.dtype}")
-    sizes = shape_of(weight) if prepared is None else prepared.weight_size
+    cdef int64_t K, per_group, R, S
+    if prepared is None:
+        K, per_group, R, S = weight.shape[0], weight.shape[1], weight.shape[2], weight.shape[3]
+    else:
+        K, per_group, R, S = prepared.weight_size
     set_input(&g, <int64_t *>input.shape)
-    set_window(&g, sizes[2], sizes[3], stride, padding, dilation)
-    cdef int64_t K = sizes[0], count = check_groups(groups, g.C, K, sizes[1])
-    size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
+    set_window(&g, R, S, stride, padding, dilation)
+    cdef int64_t count = check_groups(groups, g.C, K, per_group)
+    cdef bint pooled = relu_pool
+    size[0], size[1], size[2], size[3] = g.N, K, g.P // 2 if pooled else g.P, g.Q // 2 if pooled else g.Q
     if b is not None:
         bias = contiguous(floats(b, "b", 1, type_of(input)))
         require_shape(bias, "b", 1, &K)
@@ -332,6 +351,10 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
         refuse_overlap(y, input, "x")
         refuse_overlap(y, weight, "w")
         refuse_overlap(y, bias, "b")
+    if pooled:
+        if g.P * g.Q > LARGEST:
+            raise ValueError(f"planes must have at most {LARGEST} pixels, got {g.P} x {g.Q}")
+        indices = empty(4, size, cnp.NPY_INT32)
     cdef conv2d_forward_args args
     cdef conv2d_plan_args shape
     if prepared is None:
@@ -339,13 +362,18 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     else:
         fill_shape(&shape, &g, K, count, FC_FORWARD)
         prepared.apply(&shape, algorithm)
+    if pooled:
+        require_direct(&shape, type_of(input))
     memcpy(&args, &shape, SHAPE_BYTES)
+    args.relu_pool = pooled
     element_strides(input, args.x_strides)
-    args.x, args.w, args.b, args.y = input.data, weight.data, NULL, y.data
+    args.x, args.w, args.b, args.y, args.indices = input.data, weight.data, NULL, y.data, NULL
     if bias is not None:
         args.b = bias.data
+    if pooled:
+        args.indices = indices.data
     run(type_of(y), FC_conv2d_forward, &args)
-    return y
+    return (y, indices) if pooled else y
 
 
 def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, groups=1, *, out=None,

@@ -27,7 +27,7 @@ cdef int set_operand(axes *s, int operand, cnp.ndarray x) except -1:
         own = d - <int>(s.ndim - x.ndim)
         size = x.shape[own] if own >= 0 else 1
         if size == s.shape[d]:
-            s.strides[operand][d] = x.strides[own] // x.itemsize if own >= 0 else 0
+            s.strides[operand][d] = x.strides[own] // cnp.PyArray_ITEMSIZE(x) if own >= 0 else 0
         elif size == 1:
             s.strides[operand][d] = 0
         else:
@@ -99,8 +99,8 @@ cdef cnp.ndarray unary(fc_kernel_id kernel, object x, object out):
 cdef cnp.ndarray operand(object x, str name, object other):
     """An array, or a number as an array of the other operand's type."""
     cdef cnp.ndarray number
-    if not isinstance(x, np.ndarray) and isinstance(x, (int, float, np.integer, np.floating)):
-        if not isinstance(other, np.ndarray):
+    if not cnp.PyArray_Check(x) and isinstance(x, (int, float, np.integer, np.floating)):
+        if not cnp.PyArray_Check(other):
             raise TypeError("one of the operands must be a NumPy array")
         number = empty(0, NULL, type_of(floats(other, "the other operand")))
         if type_of(number) == cnp.NPY_FLOAT:
@@ -207,7 +207,7 @@ def relu_backward(dy, y, *, out=None):
 
     dy and y: arrays of one shape and dtype. Returns an array of that shape.
     """
-    if isinstance(dy, np.ndarray) and isinstance(y, np.ndarray) and dy.shape != y.shape:
+    if cnp.PyArray_Check(dy) and cnp.PyArray_Check(y) and not cnp.PyArray_SAMESHAPE(dy, y):
         raise ValueError(f"dy {dy.shape} and y {y.shape} must have one shape")
     return binary(FC_relu_backward, dy, y, out)
 

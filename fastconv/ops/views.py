@@ -27,7 +27,7 @@ def _view(op, input, array, undo):
 def _reshaped(op, input, sizes, must_share):
     x = input._array
     try:
-        if any(s < -1 for s in sizes):
+        if any([s < -1 for s in sizes]):
             raise ValueError
         array = x.reshape(sizes)
     except ValueError:
