@@ -59,6 +59,7 @@ CASES = [
     Case((1, 3, 11, 10), 7, (7, 7), stride=2, padding=3),
     Case((2, 5, 4, 3), 15, (1, 1)),
     Case((1, 17, 5, 5), 33, (1, 1)),
+    Case((1, 100, 7, 7), 300, (1, 1)),  # dx: pixels as rows, whose tiles are turned
     Case((1, 4, 7, 7), 6, (1, 1), stride=2),
     Case((2, 4, 3, 4), 3, (1, 1), padding=2),
     Case((1, 2, 6, 7), 3, (2, 4), stride=(1, 2), padding=(1, 0)),

@@ -25,6 +25,8 @@
 #else
 #define IN_REGISTER(v) ((void)0)
 #endif
+/* Keep an address as it is: the compiler would make one of its own for each use. */
+#define AS_IT_IS(address) __asm__("" : "+r"(address))
 #define IVDEP _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
 
 static inline int64_t fc_min(int64_t a, int64_t b) {
