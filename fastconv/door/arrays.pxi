@@ -37,7 +37,7 @@ cdef cnp.ndarray plain_array(object x, str name):
     if not cnp.PyArray_ISBEHAVED_RO(array):
         array = array.astype(array.dtype.newbyteorder("="))
     for d in range(array.ndim):
-        if array.strides[d] % array.itemsize:
+        if array.strides[d] % cnp.PyArray_ITEMSIZE(array):
             array = new_copy(array)
             break
     if open_recording is not None:
@@ -144,7 +144,7 @@ cdef void extent(cnp.ndarray x, size_t *first, size_t *last) noexcept:
     """The addresses from the first byte of x to the one after its last."""
     cdef int d
     first[0] = <size_t>x.data
-    last[0] = first[0] + x.itemsize
+    last[0] = first[0] + cnp.PyArray_ITEMSIZE(x)
     for d in range(x.ndim):
         if x.shape[d] == 0:
             last[0] = first[0]
@@ -203,7 +203,7 @@ cdef int as_pair(object value, str name, int64_t smallest, int64_t *first, int64
 cdef int element_strides(cnp.ndarray x, int64_t *strides) noexcept:
     cdef int d
     for d in range(x.ndim):
-        strides[d] = x.strides[d] // x.itemsize
+        strides[d] = x.strides[d] // cnp.PyArray_ITEMSIZE(x)
     return 0
 
 

@@ -27,7 +27,7 @@ cdef int set_operand(axes *s, int operand, cnp.ndarray x) except -1:
         own = d - <int>(s.ndim - x.ndim)
         size = x.shape[own] if own >= 0 else 1
         if size == s.shape[d]:
-            s.strides[operand][d] = x.strides[own] // x.itemsize if own >= 0 else 0
+            s.strides[operand][d] = x.strides[own] // cnp.PyArray_ITEMSIZE(x) if own >= 0 else 0
         elif size == 1:
             s.strides[operand][d] = 0
         else:
