@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #define SPIN_NANOSECONDS 100000
 #define CHUNKS           4 /* of a share */
@@ -187,6 +190,9 @@ int fc_get_num_threads(void) {
 
 /* ---- scratch memory ------------------------------------------------------------------------------ */
 
+#define PAGE  4096
+#define LARGE (4 << 20) /* bytes from which on huge pages are asked for, as NumPy does */
+
 typedef struct scratch {
     void *memory[FC_SCRATCH_COUNT];
     size_t bytes[FC_SCRATCH_COUNT];
@@ -206,6 +212,16 @@ static void make_key(void) {
     pthread_key_create(&scratch_key, free_scratch);
 }
 
+/* Packed operands of many megabytes are read over and over. */
+static void ask_for_huge_pages(void *memory, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    char *const page = (char *)(((size_t)memory + PAGE - 1) / PAGE * PAGE);
+    if (memory && bytes >= LARGE) madvise(page, bytes - PAGE, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 void *fc_scratch(int slot, size_t bytes) {
     if (!mine) {
         pthread_once(&scratch_once, make_key);
@@ -216,8 +232,9 @@ void *fc_scratch(int slot, size_t bytes) {
     if (bytes > mine->bytes[slot] || !mine->memory[slot]) {
         free(mine->memory[slot]);
         mine->bytes[slot] = 0;
-        const size_t rounded = (bytes + 4096) / 4096 * 4096;
+        const size_t rounded = (bytes + PAGE) / PAGE * PAGE;
         mine->memory[slot] = rounded < bytes ? NULL : aligned_alloc(64, rounded);
+        ask_for_huge_pages(mine->memory[slot], rounded);
         if (mine->memory[slot]) mine->bytes[slot] = rounded;
     }
     return mine->memory[slot];

@@ -288,7 +288,7 @@ cdef cnp.ndarray aligned_empty(int64_t elements, int type_number):
     """An array that begins a cache line."""
     cdef int64_t size = elements + 64
     cdef cnp.ndarray array = empty(1, &size, type_number)
-    cdef int64_t skip = <int64_t>(-<size_t>array.data % 64) // array.itemsize
+    cdef int64_t skip = <int64_t>(-<size_t>array.data % 64) // cnp.PyArray_ITEMSIZE(array)
     return array[skip:skip + elements]
 
 

@@ -1,5 +1,19 @@
 # Matrix products. Templates: src/kernels/gemm.inc and linear.inc.
 
+cdef int multiply(cnp.ndarray a, bint turn_a, cnp.ndarray b, bint turn_b, double alpha, double beta,
+                  cnp.ndarray y) except -1:
+    """y = alpha op(a) op(b) + beta y, for matrices whose shapes and memory were checked."""
+    cdef int64_t s_a[2]
+    cdef int64_t s_b[2]
+    element_strides(a, s_a)
+    element_strides(b, s_b)
+    cdef gemm_args args = gemm_args(
+        m=y.shape[0], n=y.shape[1], k=a.shape[not turn_a], alpha=alpha,
+        a=a.data, rs_a=s_a[turn_a], cs_a=s_a[not turn_a], b=b.data, rs_b=s_b[turn_b], cs_b=s_b[not turn_b],
+        beta=beta, c=y.data, rs_c=y.shape[1], cs_c=1)
+    return run(type_of(y), FC_gemm, &args)
+
+
 def gemm(a, b, c=None, *, alpha=1.0, beta=0.0, transpose_a=False, transpose_b=False, out=None):
     """General matrix product: out = alpha op(a) op(b) + beta c, op(x) being x or its transpose.
 
@@ -9,14 +23,12 @@ def gemm(a, b, c=None, *, alpha=1.0, beta=0.0, transpose_a=False, transpose_b=Fa
     Source: BLAS level 3, Dongarra et al., ACM TOMS 16(1), 1990.
     """
     cdef cnp.ndarray left = floats(a, "a", 2), right = floats(b, "b", 2, type_of(left)), addend = None, y
-    if transpose_a:
-        left = left.T
-    if transpose_b:
-        right = right.T
-    if left.shape[1] != right.shape[0]:
-        raise ValueError(f"inner sizes differ: op(a) is {shape_of(left)} and op(b) is {shape_of(right)}")
+    cdef bint turn_a = transpose_a, turn_b = transpose_b
+    if left.shape[not turn_a] != right.shape[turn_b]:
+        raise ValueError(f"inner sizes differ: op(a) is {shape_of(left.T if turn_a else left)} and "
+                         f"op(b) is {shape_of(right.T if turn_b else right)}")
     cdef int64_t size[2]
-    size[0], size[1] = left.shape[0], right.shape[1]
+    size[0], size[1] = left.shape[turn_a], right.shape[not turn_b]
     cdef double beta_value = beta
     if beta_value != 0:
         if c is None:
@@ -29,14 +41,7 @@ def gemm(a, b, c=None, *, alpha=1.0, beta=0.0, transpose_a=False, transpose_b=Fa
         refuse_overlap(y, right, "b")
     if addend is not None and addend is not y:
         unary(FC_copy, addend, y)
-    cdef int64_t s_a[2]
-    cdef int64_t s_b[2]
-    element_strides(left, s_a)
-    element_strides(right, s_b)
-    cdef gemm_args args = gemm_args(
-        m=size[0], n=size[1], k=left.shape[1], alpha=alpha, a=left.data, rs_a=s_a[0], cs_a=s_a[1],
-        b=right.data, rs_b=s_b[0], cs_b=s_b[1], beta=beta_value, c=y.data, rs_c=size[1], cs_c=1)
-    run(type_of(y), FC_gemm, &args)
+    multiply(left, turn_a, right, turn_b, alpha, beta_value, y)
     return y
 
 
@@ -121,10 +126,15 @@ def linear_backward_input(dy, w, *, out=None):
     """Gradient of linear_forward with respect to x: dx = dy w.  dy: (..., out), w: (out, in); returns (..., in)."""
     cdef cnp.ndarray grad = floats(dy, "dy"), weight = floats(w, "w", 2, type_of(grad))
     check_linear(grad, weight, "dy", 0)
+    cdef cnp.ndarray dx
+    cdef int64_t size[2]
+    if out is None and grad.ndim == 2:
+        size[0], size[1] = grad.shape[0], weight.shape[1]
+        dx = empty(2, size, type_of(grad))
+        multiply(grad, False, weight, False, 1, 0, dx)
+        return dx
     cdef tuple full = shape_of(grad)[:-1] + (weight.shape[1],)
     if out is None:
-        if grad.ndim == 2:
-            return gemm(grad, weight)
         out = empty_array(full, grad.dtype)
     elif not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
@@ -141,18 +151,20 @@ def linear_backward_weight(dy, x, *, bias=True):
 
     dy: (..., out), x: (..., in). Returns (dw, db): (out, in) and (out), or (dw, None) without bias.
     """
-    cdef cnp.ndarray grad = floats(dy, "dy"), input = floats(x, "x", grad.ndim, type_of(grad)), db = None
-    cdef int64_t features
+    cdef cnp.ndarray grad = floats(dy, "dy"), input = floats(x, "x", grad.ndim, type_of(grad)), dw, db = None
+    cdef int64_t size[2]
     cdef sum_args args
-    if grad.ndim == 0 or shape_of(grad)[:-1] != shape_of(input)[:-1]:
+    if grad.ndim == 0 or memcmp(grad.shape, input.shape, (grad.ndim - 1) * sizeof(cnp.npy_intp)):
         raise ValueError(f"dy {shape_of(grad)} and x {shape_of(input)} must agree in all axes but the last")
-    grad = contiguous(_rows(grad))
+    grad, input = contiguous(_rows(grad)), _rows(input)
+    size[0], size[1] = grad.shape[1], input.shape[1]
     if bias:
-        features = grad.shape[1]
-        db = empty(1, &features, type_of(grad))
-        args = sum_args(outer=1, n=grad.shape[0], inner=features, scale=1.0, x=grad.data, y=db.data)
+        db = empty(1, size, type_of(grad))
+        args = sum_args(outer=1, n=grad.shape[0], inner=size[0], scale=1.0, x=grad.data, y=db.data)
         run(type_of(grad), FC_sum, &args)
-    return gemm(grad, _rows(input), transpose_a=True), db
+    dw = empty(2, size, type_of(grad))
+    multiply(grad, True, input, False, 1, 0, dw)
+    return dw, db
 
 
 cdef cnp.ndarray _rows(cnp.ndarray x):
@@ -160,4 +172,4 @@ cdef cnp.ndarray _rows(cnp.ndarray x):
     if x.ndim == 2:
         return x
     cdef int64_t features = x.shape[x.ndim - 1]
-    return x.reshape(x.size // features if features else int(np.prod(shape_of(x)[:-1])), features)
+    return plain_array(x.reshape(x.size // features if features else int(np.prod(shape_of(x)[:-1])), features), "x")
