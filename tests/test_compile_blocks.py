@@ -134,11 +134,16 @@ def test_pools_of_blocks(rng, isa, dtype, window):
 # ---- chains that are made -----------------------------------------------------------------------------------
 
 
+def pooling_net():
+    """As the tutorial's, with pools that a convolution does not do itself: calls of their own."""
+    pool = nn.MaxPool2d(3, 2, 1)
+    layers = nn.Conv2d(1, 6, 3), nn.ReLU(), pool, nn.Conv2d(6, 16, 3), nn.ReLU(), pool, nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(784, 10))
+
+
 def test_the_chains_of_a_step(rng, threads):
     threads(2)
-    pool = nn.MaxPool2d(3, 2, 1)  # one that the convolution does not do itself
-    layers = nn.Conv2d(1, 6, 3), nn.ReLU(), pool, nn.Conv2d(6, 16, 3), nn.ReLU(), pool, nn.Flatten()
-    net, criterion = nn.Sequential(*layers, nn.Linear(784, 10)), nn.MSELoss()
+    net, criterion = pooling_net(), nn.MSELoss()
     optimizer = optim.SGD(net.parameters(), lr=0.01)
 
     step = fastconv.compile(training_step(net, optimizer, criterion))
@@ -202,7 +207,9 @@ def test_bits(rng, isa, threads, small, n, count):
             return loss
 
         with fastconv.no_grad():
-            assert compiled_chains(forward, x) or n < 16
+            assert (
+                compiled_chains(forward, x) or n <= 16
+            )  # which may be one block: images are lanes
         step(x, wanted)
         expected = state_of(net)
         compiled_chains(step, x, wanted)
@@ -212,7 +219,7 @@ def test_bits(rng, isa, threads, small, n, count):
 def test_twins(rng, threads, small):
     threads(2)
     pair = [
-        Twin(flag, Net(), lambda p: optim.SGD(p, lr=0.05, momentum=0.9), nn.MSELoss())
+        Twin(flag, pooling_net(), lambda p: optim.SGD(p, lr=0.05, momentum=0.9), nn.MSELoss())
         for flag in (False, True)
     ]
     pair[1].net.load_state_dict(pair[0].net.state_dict())
@@ -252,7 +259,7 @@ def test_a_result_inside_of_a_chain_is_whole(rng, threads, small):
 
 def test_an_input_of_any_strides(rng, threads, small):
     threads(2)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2))
     whole = rng.standard_normal((24, 10, 3, 11)).astype(np.float32).transpose(0, 2, 1, 3)
     with fastconv.no_grad():
         for x in (whole, whole[::-1], whole[::2], np.broadcast_to(whole[:1], (24, 3, 10, 11))):
