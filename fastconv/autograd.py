@@ -536,3 +536,10 @@ class Tensor:
             copied.grad = _wrap(kernels.new_copy(self.grad._array))
         memo[id(self)] = copied
         return copied
+
+    def __getattr__(self, name):
+        raise AttributeError(
+            f"fastconv's Tensor has no {name!r}; what it lacks can be computed on t.detach().numpy()"
+            if not name.startswith("__")
+            else name
+        )

@@ -151,3 +151,9 @@ def test_set_grad_enabled_as_a_decorator():
 def test_ceil_mode_with_a_kernel_larger_than_the_image():
     y = F.max_pool2d(fc.ones(1, 1, 2, 2), 3, stride=9, ceil_mode=True)
     assert y.tolist() == [[[[1.0]]]]
+
+
+def test_what_a_tensor_lacks_is_named_with_a_way_around():
+    with pytest.raises(AttributeError, match=r"has no 'cumsum'.*t\.detach\(\)\.numpy\(\)"):
+        fc.ones(3).cumsum(0)
+    assert not hasattr(fc.ones(3), "__cuda_array_interface__")
