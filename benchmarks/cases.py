@@ -21,7 +21,8 @@ from fastconv.nn import functional as F
 
 PASSES = ("forward", "backward-input", "backward-weight")
 SHORTEST_SPLIT = 1e-3  # seconds of a call whose threads are compared
-SETTLE = 0.004  # seconds in which idle threads stop spinning
+OWN_SETTLE = 0.004  # seconds in which fastconv's idle threads stop spinning
+SETTLE = 0.06  # those of the others: PyTorch's and ncnn's spin for 10 ms, ONNX Runtime's 35, OpenBLAS's 55
 
 
 class Case(NamedTuple):
@@ -153,7 +154,7 @@ def own_cases(cores):
     """Threads against threads, where there are two cores, and instruction sets."""
     groups = []
     if cores > 1:
-        groups.append(("2 threads against 1", threads_contenders, SETTLE, fma_loops))
+        groups.append(("2 threads against 1", threads_contenders, OWN_SETTLE, fma_loops))
     if {"x86_v3", "x86_v4"} <= set(kernels.available_isas()):
         groups.append(("x86_v3 against x86_v4", isa_contenders, 0.0, dict))
     for group, make, settle, beside in groups:
