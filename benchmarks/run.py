@@ -14,7 +14,7 @@ from pathlib import Path
 
 import readme
 
-BUDGET = {False: 1.5, True: 0.05}  # seconds a row, full and quick
+BUDGET = {False: 1.0, True: 0.05}  # seconds a row, full and quick
 OWN_BUDGET = {False: 0.6, True: 0.05}  # of the rows of fastconv beside itself
 ROUNDS = {False: 5, True: 2}  # at least
 LARGEST_DIFFERENCE = 1e-3  # from fastconv, as a part of the largest number
