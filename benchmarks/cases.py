@@ -11,7 +11,7 @@ import resnet
 import steps
 import torch
 import tutorial
-from goals import OURS, PREPARED, on_threads
+from goals import AVX2, OURS, PREPARED, on_threads
 from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays, empty
 from peak import Peak
 
@@ -156,7 +156,7 @@ def own_cases(cores):
     if cores > 1:
         groups.append(("2 threads against 1", threads_contenders, OWN_SETTLE, fma_loops))
     if {"x86_v3", "x86_v4"} <= set(kernels.available_isas()):
-        groups.append(("x86_v3 against x86_v4", isa_contenders, 0.0, dict))
+        groups.append((AVX2, isa_contenders, 0.0, dict))
     for group, make, settle, beside in groups:
         for which in PASSES:
             for layer in LAYERS:

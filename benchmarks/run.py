@@ -174,16 +174,15 @@ def run_on_more_threads(wanted, options):
     import epochs
     import goals
     import machine
-    from goals import MORE
 
-    names = [f"{case.group}, {case.name}" for case in cases.threads_cases(MORE)]
-    names += [f"{epochs.GROUP}, {name}" for name in epochs.names(MORE)]
-    too_many = machine.usable_cores() < MORE or options.threads >= MORE
+    names = [f"{case.group}, {case.name}" for case in cases.threads_cases(goals.MORE)]
+    names += [f"{epochs.GROUP}, {name}" for name in epochs.names(goals.MORE)]
+    too_many = machine.usable_cores() < goals.MORE or options.threads >= goals.MORE
     if too_many or options.rows or not any(map(wanted.search, names)):
         return []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.json")
-        command = [sys.executable, __file__, "--threads", str(MORE), "--rows", str(path)]
+        command = [sys.executable, __file__, "--threads", str(goals.MORE), "--rows", str(path)]
         command += ["--only", options.only, *["--quick"] * options.quick]
         subprocess.run(command, check=True)
         return [goals.row_of(fields) for fields in json.loads(path.read_text())]
