@@ -19,7 +19,8 @@
 #endif
 
 #define SPIN_NANOSECONDS 100000
-#define CHUNKS           4 /* of a share */
+#define WAKE_NANOSECONDS 200000 /* of work that pays for waking a sleeper: 20 for the caller, 40 until it runs */
+#define CHUNKS           4      /* of a share */
 
 #define CLOSED (1 << 30)
 
@@ -46,8 +47,11 @@ static struct {
     atomic_int entry;        /* how many workers are inside; CLOSED when there is no work */
     _Atomic uint64_t ticket; /* a number for each piece of work: a new one calls the workers */
     atomic_int sleeping;
-    int workers; /* threads started, besides the caller */
-    int hooked;  /* fork handler registered */
+    int64_t ended; /* when the last work was done */
+    int workers;   /* threads started, besides the caller */
+    pthread_t thread[FC_MAX_THREADS];
+    enum { AWAKE, ASLEEP, MOVED } state[FC_MAX_THREADS]; /* guarded by `sleep` */
+    int hooked;                                          /* fork handler registered */
     pthread_mutex_t owner, sleep;
     pthread_cond_t wake;
 } pool = {.entry = CLOSED,
@@ -79,8 +83,33 @@ static void run_chunks(int worker) {
     inside_task = 0;
 }
 
+/* Linux may wake a thread on the processor of the one that wakes it though others are idle (those of a virtual machine it
+ * takes to be busy). There the worker would wait until the caller has done all the work. So sleepers are woken on any other
+ * processor that the caller may use; once awake they may go where the caller may. */
+#if defined(__linux__)
+static cpu_set_t processors; /* of the thread that woke the sleepers, guarded by pool.sleep */
+
+static void keep_sleepers_off_this_processor(void) {
+    const int here = sched_getcpu();
+    if (here < 0 || sched_getaffinity(0, sizeof processors, &processors)) return;
+    cpu_set_t others = processors;
+    CPU_CLR(here, &others);
+    if (!CPU_COUNT(&others)) return;
+    for (int worker = 1; worker <= pool.workers; worker++)
+        if (pool.state[worker] != AWAKE && !pthread_setaffinity_np(pool.thread[worker], sizeof others, &others))
+            pool.state[worker] = MOVED;
+}
+
+static void allow_all_processors(void) {
+    pthread_setaffinity_np(pthread_self(), sizeof processors, &processors);
+}
+#else
+static void keep_sleepers_off_this_processor(void) {}
+static void allow_all_processors(void) {}
+#endif
+
 /* Waits for a ticket other than `seen`: spins, then sleeps. */
-static uint64_t next_ticket(uint64_t seen) {
+static uint64_t next_ticket(int worker, uint64_t seen) {
     const int64_t deadline = now() + SPIN_NANOSECONDS;
     do {
         for (int i = 0; i < 32; i++) {
@@ -91,8 +120,11 @@ static uint64_t next_ticket(uint64_t seen) {
     } while (now() < deadline);
     pthread_mutex_lock(&pool.sleep);
     atomic_fetch_add(&pool.sleeping, 1);
+    pool.state[worker] = ASLEEP;
     uint64_t ticket;
     while ((ticket = atomic_load(&pool.ticket)) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+    if (pool.state[worker] == MOVED) allow_all_processors();
+    pool.state[worker] = AWAKE;
     atomic_fetch_sub(&pool.sleeping, 1);
     pthread_mutex_unlock(&pool.sleep);
     return ticket;
@@ -107,7 +139,7 @@ static void *worker_main(void *argument) {
     const birth mine = *(birth *)argument;
     free(argument);
     for (uint64_t seen = mine.seen;;) {
-        seen = next_ticket(seen);
+        seen = next_ticket(mine.worker, seen);
         if (!(atomic_fetch_add(&pool.entry, 1) & CLOSED) && mine.worker < pool.threads) run_chunks(mine.worker);
         atomic_fetch_sub(&pool.entry, 1);
     }
@@ -121,6 +153,7 @@ static void forget_pool(void) {
     pthread_cond_init(&pool.wake, NULL);
     atomic_store(&pool.sleeping, 0);
     atomic_store(&pool.entry, CLOSED);
+    memset(pool.state, 0, sizeof pool.state);
     pool.workers = 0;
     inside_task = 0;
 }
@@ -132,14 +165,13 @@ static int start_workers(int threads) {
         pool.hooked = 1;
     }
     while (pool.workers < threads - 1) {
-        pthread_t thread;
         pthread_attr_t attributes;
         birth *argument = malloc(sizeof *argument);
         if (!argument) break;
         *argument = (birth){pool.workers + 1, atomic_load(&pool.ticket)};
         pthread_attr_init(&attributes);
         pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        const int failed = pthread_create(&thread, &attributes, worker_main, argument);
+        const int failed = pthread_create(&pool.thread[pool.workers + 1], &attributes, worker_main, argument);
         pthread_attr_destroy(&attributes);
         if (failed) {
             free(argument);
@@ -150,12 +182,8 @@ static int start_workers(int threads) {
     return pool.workers + 1 < threads ? pool.workers + 1 : threads;
 }
 
-int fc_parallel(int64_t count, double work, fc_task *task, void *context) {
-    if (count <= 0) return 0;
-    int threads = atomic_load_explicit(&wanted_threads, memory_order_relaxed);
-    if (threads > count) threads = (int)count;
-    if (work < FC_PARALLEL_WORK * threads) threads = (int)(work / FC_PARALLEL_WORK);
-    if (threads <= 1 || inside_task || pthread_mutex_trylock(&pool.owner)) return task(0, count, context);
+/* Called by the owner. */
+static int run_together(int64_t count, int threads, fc_task *task, void *context) {
     pool.threads = start_workers(threads);
     pool.task = task;
     pool.context = context;
@@ -166,6 +194,7 @@ int fc_parallel(int64_t count, double work, fc_task *task, void *context) {
     atomic_fetch_add(&pool.ticket, 1);
     if (atomic_load(&pool.sleeping)) {
         pthread_mutex_lock(&pool.sleep);
+        keep_sleepers_off_this_processor();
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.sleep);
     }
@@ -176,7 +205,19 @@ int fc_parallel(int64_t count, double work, fc_task *task, void *context) {
             PAUSE();
         else
             sched_yield(); /* fewer processors than threads: let them run */
-    const int status = atomic_load(&pool.status);
+    return atomic_load(&pool.status);
+}
+
+int fc_parallel(int64_t count, double work, fc_task *task, void *context) {
+    if (count <= 0) return 0;
+    int threads = atomic_load_explicit(&wanted_threads, memory_order_relaxed);
+    if (threads > count) threads = (int)count;
+    if (work < FC_PARALLEL_WORK * threads) threads = (int)(work / FC_PARALLEL_WORK);
+    if (threads <= 1 || inside_task || pthread_mutex_trylock(&pool.owner)) return task(0, count, context);
+    /* A little work by itself does not pay for waking the sleepers; that which follows on other work does. */
+    const int alone = work < WAKE_NANOSECONDS && atomic_load(&pool.sleeping) && now() - pool.ended > SPIN_NANOSECONDS;
+    const int status = alone ? task(0, count, context) : run_together(count, threads, task, context);
+    pool.ended = now();
     pthread_mutex_unlock(&pool.owner);
     return status;
 }

@@ -202,6 +202,32 @@ def test_multiprocessing_with_fork(threads):
             check_bits(result.get(60), expected)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_workers_go_where_the_caller_may(threads):
+    """Woken on other processors than the caller's, they are not kept from it afterwards."""
+    everywhere = os.sched_getaffinity(0)
+    before = set(os.listdir("/proc/self/task"))
+    threads(3)
+    expected = product()
+
+    def places():
+        tasks = set(os.listdir("/proc/self/task")) - before
+        return {frozenset(os.sched_getaffinity(int(task))) for task in tasks}
+
+    a = np.ones((700, 700), np.float32)
+    try:
+        for allowed in (everywhere, {min(everywhere)}, everywhere, {max(everywhere)}, everywhere):
+            os.sched_setaffinity(0, allowed)
+            for _ in range(3):
+                time.sleep(0.01)  # the workers sleep
+                check_bits(product(), expected)
+            if len(allowed) > 1:
+                kernels.gemm(a, a)
+                assert seconds_to(lambda: places() <= {frozenset(everywhere)}, limit=5)
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 def test_the_gil_is_released(threads):
     """A Python thread that naps a millisecond at a time gets on while a product is computed."""
     threads(1)
