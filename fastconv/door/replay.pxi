@@ -84,7 +84,7 @@ cdef extern from *:
         watched_kind kind;
         PyObject *owner, *key, *value; /* borrowed: the Watch's list holds them; value: NULL where there was nothing */
         Py_ssize_t number;             /* an offset in bytes, an index, or a size */
-        uint64_t state;                /* of a dictionary, when it held last */
+        uint64_t state;                /* of the dictionary, when it held last */
     } watched;
 
     /* A number that a dictionary has only until it changes; 0 where Python keeps none. */
@@ -116,17 +116,22 @@ cdef extern from *:
         }
         return i == count;
     }
+    /* Whether what is watched of a dictionary holds: without a look if that has not changed since. */
+    static int fc_dictionary_holds(watched *w, PyObject *any) {
+        const uint64_t state = FC_STATE(w->owner);
+        if (state && state == w->state) return 1;
+        const int holds = w->kind == ENTRY ? PyDict_GetItem(w->owner, w->key) == w->value
+                                           : fc_same_entries(w->owner, w->key, w->value, any);
+        if (holds) w->state = state;
+        return holds;
+    }
     /* Whether it holds, to judge by the identity of objects; a 0 is to be looked at more closely. */
     static int fc_plainly_holds(watched *w, PyObject *any) {
         switch (w->kind) {
         case SLOT: return fc_slot(w->owner, w->number) == w->value;
         case MEMORY: return fc_same_memory((PyArrayObject *)w->owner, (PyArrayObject *)w->value);
-        case DICTIONARY:
-            if (w->state && w->state == FC_STATE(w->owner)) return 1;
-            if (!fc_same_entries(w->owner, w->key, w->value, any)) return 0;
-            w->state = FC_STATE(w->owner);
-            return 1;
-        case ENTRY: return w->value && PyDict_GetItem(w->owner, w->key) == w->value;
+        case ENTRY:
+        case DICTIONARY: return fc_dictionary_holds(w, any);
         case ITEM: return w->number < PyList_GET_SIZE(w->owner) && PyList_GET_ITEM(w->owner, w->number) == w->value;
         case LIST:
             if (PyList_GET_SIZE(w->owner) != w->number) return 0;
