@@ -533,12 +533,14 @@ cdef class Replay:
         if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
             with nogil:  # who has it, may wait for the GIL
                 PyThread_acquire_lock(self.lock, WAIT_LOCK)
-        for i in range(self.move_count):
-            array = slots[self.moves[i].slot]
-            self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
-        with nogil:
-            status = fc_replay(&self.recorded)
-        PyThread_release_lock(self.lock)
+        try:
+            for i in range(self.move_count):
+                array = slots[self.moves[i].slot]
+                self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
+            with nogil:
+                status = fc_replay(&self.recorded)
+        finally:
+            PyThread_release_lock(self.lock)
         for version in self.versions:
             (<list>version)[0] += 1
         if status == FC_BAD_INDEX:
