@@ -460,3 +460,28 @@ def test_objects_as_arguments(rng):
         assert bits(run(x, a)) == bits(x * a.shift)
         assert bits(run(x, b)) == bits(x * b.shift)
         b.shift += 1
+
+
+def test_what_is_changed_by_code_that_python_has_specialised(rng):
+    """After some turns, storing an attribute, an entry and a global goes other ways inside of Python."""
+    global SCALE
+    owner, table, x = Attributes(), {"scale": 2.0}, vector(rng, 3)
+    owner.scale = 2.0
+
+    @fastconv.compile
+    def f(x):
+        return x * owner.scale + table["scale"] - SCALE
+
+    try:
+        for i in range(90):
+            value = 2.0 + i // 3 % 2
+            if i % 3 == 0:
+                owner.scale = value
+            elif i % 3 == 1:
+                table["scale"] = value
+            else:
+                SCALE = value
+            assert bits(f(x)) == bits(x * owner.scale + table["scale"] - SCALE), i
+        assert plans(f) == 6
+    finally:
+        SCALE = 2.0

@@ -47,12 +47,13 @@ class Compiled:
     def __call__(self, *args, **kwargs):
         if MODE == "off" or kernels.is_recording() or autograd.observer is not None:
             return self._function(*args, **kwargs)
-        if kwargs or any([not isinstance(a, Tensor) for a in args]):
-            leaves, constants = _tensors(args, kwargs), _constants(args, kwargs)
+        if not kwargs and _are_plain(args):
+            leaves, constants, are_plain = args, len(args), True
         else:
-            leaves, constants = args, len(args)
-        arrays = [leaf._array for leaf in leaves]
-        if all(map(_is_plain, leaves)):
+            leaves, constants = _tensors(args, kwargs), _constants(args, kwargs)
+            are_plain = _are_plain(leaves)
+        if are_plain:
+            arrays = [leaf._array for leaf in leaves]
             for plan in self._plans:
                 if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
                     self._last = plan
@@ -213,19 +214,22 @@ def _constant(value):
     return value
 
 
-def _is_plain(leaf):
-    """Whether all that a function can find out about an argument is in its array."""
-    return (
-        type(leaf) is Tensor
-        and not leaf.requires_grad
-        and leaf.grad is None
-        and (leaf._made_at is None or not _stale(leaf))
-    )
+def _are_plain(values):
+    """Whether they are Tensors of which all that a function can find out is in their arrays."""
+    for value in values:
+        if (
+            type(value) is not Tensor
+            or value.requires_grad
+            or value.grad is not None
+            or (value._made_at is not None and _stale(value))
+        ):
+            return False
+    return True
 
 
 def _refuse_arguments(leaves):
     for leaf in leaves:
-        if not _is_plain(leaf):
+        if not _are_plain((leaf,)):
             given = "requires grad" if leaf.requires_grad else "is not merely a Tensor of numbers"
             raise RefusedNow(f"an argument {given}")
 
@@ -294,10 +298,8 @@ def compile(function):
 
 
 class _CompiledModule:
-    """What a compiled Module's class begins with; `_compiled` and `_original` belong to the class made for it."""
-
-    def __call__(self, *args, **kwargs):
-        return self._compiled(*args, **kwargs)
+    """What a compiled Module's class begins with; `__call__`, which is `_compiled`, and
+    `_original` belong to the class made for it."""
 
     def __deepcopy__(self, memo):
         return compile(copy.deepcopy(self._original, memo))
@@ -313,9 +315,10 @@ def _compiled_module(module):
     """A Module of a class derived from the given one's, with the same attributes: not alike, but one and the same."""
     if isinstance(module, _CompiledModule):
         return module
-    cls = type(module)
+    cls, compiled = type(module), staticmethod(Compiled(module))
     members = {
-        "_compiled": staticmethod(Compiled(module)),
+        "__call__": compiled,
+        "_compiled": compiled,
         "_original": module,
         "__module__": cls.__module__,
     }

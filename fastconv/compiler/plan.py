@@ -23,7 +23,7 @@ class Plan:
         if trace.recording.refusal:
             raise Refused(trace.recording.refusal)
         self.watch = trace.reach.watch
-        self.grad_enabled, self.isa = is_grad_enabled(), kernels.isa()
+        self.grad_enabled = is_grad_enabled()
         self._inputs = [leaf._array for leaf in trace.leaves]
         self._own = {id(leaf): i for i, leaf in enumerate(trace.leaves)}
         self._reached = trace.reach.tensors
@@ -76,7 +76,7 @@ class Plan:
             [(call.kernel, call.dtype, call.words) for call in self.calls],
             relocations,
             self._inputs,
-            [(root.shape, root.dtype) for root in self._outputs],
+            self._outputs,
             [self.arena, [o.root for o in staying], *constants.values()],
             avoided,
             self._versions(outside),
@@ -270,8 +270,7 @@ class Plan:
             self._replay.accepts(arrays)
             and self.watch.changed() is None
             and is_grad_enabled() is self.grad_enabled
-            and kernels.isa() == self.isa
-            and self._refresh()
+            and (not self._live or self._refresh())
         )
 
     def run(self, arrays, leaves):

@@ -1,9 +1,17 @@
 # Replaying recorded calls. C: src/replay.c. fastconv.compiler decides what is in a plan.
 
-import threading as _threading
-
 from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
 from cpython.object cimport PyObject
+from cpython.pythread cimport (
+    NOWAIT_LOCK,
+    WAIT_LOCK,
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+    PyThread_type_lock,
+)
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, realloc
 
 cdef extern from "Python.h":
@@ -76,15 +84,24 @@ cdef extern from *:
         watched_kind kind;
         PyObject *owner, *key, *value; /* borrowed: the Watch's list holds them; value: NULL where there was nothing */
         Py_ssize_t number;             /* an offset in bytes, an index, or a size */
+        uint64_t state;                /* of the dictionary, when it held last */
     } watched;
+
+    /* A number that a dictionary has only until it changes; 0 where Python keeps none. */
+    #if PY_VERSION_HEX < 0x030C0000
+    #define FC_STATE(dictionary) (((PyDictObject *)(dictionary))->ma_version_tag)
+    #else
+    #define FC_STATE(dictionary) ((uint64_t)0)
+    #endif
 
     static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
 
     static int fc_same_memory(PyArrayObject *a, PyArrayObject *b) {
         const int n = PyArray_NDIM(a);
-        return PyArray_DATA(a) == PyArray_DATA(b) && n == PyArray_NDIM(b) &&
-               PyArray_CompareLists(PyArray_DIMS(a), PyArray_DIMS(b), n) &&
-               PyArray_CompareLists(PyArray_STRIDES(a), PyArray_STRIDES(b), n);
+        if (PyArray_DATA(a) != PyArray_DATA(b) || n != PyArray_NDIM(b)) return 0;
+        for (int d = 0; d < n; d++)
+            if (PyArray_DIM(a, d) != PyArray_DIM(b, d) || PyArray_STRIDE(a, d) != PyArray_STRIDE(b, d)) return 0;
+        return 1;
     }
     /* Whether a dictionary has these very keys and values, in this order. */
     static int fc_same_entries(PyObject *dictionary, PyObject *keys, PyObject *values, PyObject *any) {
@@ -99,13 +116,22 @@ cdef extern from *:
         }
         return i == count;
     }
+    /* Whether what is watched of a dictionary holds: without a look if that has not changed since. */
+    static int fc_dictionary_holds(watched *w, PyObject *any) {
+        const uint64_t state = FC_STATE(w->owner);
+        if (state && state == w->state) return 1;
+        const int holds = w->kind == ENTRY ? PyDict_GetItem(w->owner, w->key) == w->value
+                                           : fc_same_entries(w->owner, w->key, w->value, any);
+        if (holds) w->state = state;
+        return holds;
+    }
     /* Whether it holds, to judge by the identity of objects; a 0 is to be looked at more closely. */
-    static int fc_plainly_holds(const watched *w, PyObject *any) {
+    static int fc_plainly_holds(watched *w, PyObject *any) {
         switch (w->kind) {
         case SLOT: return fc_slot(w->owner, w->number) == w->value;
         case MEMORY: return fc_same_memory((PyArrayObject *)w->owner, (PyArrayObject *)w->value);
-        case DICTIONARY: return fc_same_entries(w->owner, w->key, w->value, any);
-        case ENTRY: return w->value && PyDict_GetItem(w->owner, w->key) == w->value;
+        case ENTRY:
+        case DICTIONARY: return fc_dictionary_holds(w, any);
         case ITEM: return w->number < PyList_GET_SIZE(w->owner) && PyList_GET_ITEM(w->owner, w->number) == w->value;
         case LIST:
             if (PyList_GET_SIZE(w->owner) != w->number) return 0;
@@ -148,7 +174,8 @@ cdef extern from *:
         PyObject *key
         PyObject *value
         Py_ssize_t number
-    bint fc_plainly_holds(const watched *w, PyObject *any)
+        uint64_t state
+    bint fc_plainly_holds(watched *w, PyObject *any)
     Py_ssize_t fc_slot_offset(object member)
     const Py_ssize_t fc_cell_offset
     const Py_ssize_t fc_function_offsets[4]
@@ -249,7 +276,7 @@ cdef class Watch:
             self.all, self.room = grown, 2 * self.room + 64
         self.held.append((owner, key, value))
         self.names.append(name)
-        self.all[self.count].kind, self.all[self.count].number = kind, number
+        self.all[self.count].kind, self.all[self.count].number, self.all[self.count].state = kind, number, 0
         self.all[self.count].owner, self.all[self.count].key = <PyObject *>owner, <PyObject *>key
         self.all[self.count].value = expected
         self.count += 1
@@ -359,7 +386,7 @@ cdef class Replay:
     """A list of kernel calls over memory of its own, over arrays that it was given, and over slots.
 
     calls: (kernel, dtype, words) each, as a Recording has them. relocations: (call, word, slot, offset in bytes). Slots are
-    the input arrays, of the shapes, strides and dtypes of `inputs`, then new arrays of the (shape, dtype) in `outputs`. keep:
+    the input arrays, of the shapes, strides and dtypes of `inputs`, then new arrays of the shapes and dtypes of `outputs`. keep:
     what must live as long as the plan. written: arrays that it writes besides; an input must not overlap them. versions: lists
     whose first element each replay counts up. labels: (slot, offset in bytes, count, classes, ignored) of int64 labels in an
     input, or with -1 for the slot, at an address: one that is no class is for eager execution to refuse. chains: (first call,
@@ -379,7 +406,8 @@ cdef class Replay:
     cdef interval *written
     cdef Py_ssize_t written_count, label_count
     cdef label_place *labels
-    cdef object lock
+    cdef const char *isa
+    cdef PyThread_type_lock lock
 
     def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions,
                   list labels, list chains):
@@ -406,7 +434,9 @@ cdef class Replay:
             self.moves[i].word = first + <int64_t>(self.starts[call] + word)
             self.moves[i].slot, self.moves[i].offset = slot, offset
             i += 1
-        self.inputs, self.outputs, self.keep = [form_of(array) for array in inputs], outputs, keep
+        self.inputs = [form_of(array) for array in inputs]
+        self.outputs = [form_of(array) for array in outputs]
+        self.keep = keep
         self.versions, self.written_count = versions, len(written)
         self.written = <interval *>calloc(self.written_count + len(inputs) + 1, sizeof(interval))
         self.label_count = len(labels)
@@ -418,7 +448,9 @@ cdef class Replay:
         for i in range(self.label_count):
             slot, offset, count, classes, ignored = labels[i]
             self.labels[i] = label_place(slot, offset, count, classes, ignored)
-        self.lock = _threading.Lock()
+        self.isa, self.lock = fc_current_isa(), PyThread_allocate_lock()
+        if self.lock == NULL:
+            raise MemoryError("fastconv: no memory for a lock")
 
     cdef int set_chains(self, list chains, list starts) except -1:
         cdef int64_t i = 0, total = 0
@@ -450,13 +482,15 @@ cdef class Replay:
         free(self.ticks)
         free(self.written)
         free(self.labels)
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
 
     def accepts(self, list arrays):
-        """Whether these arrays can stand for the inputs."""
+        """Whether these arrays can stand for the inputs, and the instruction set is that of the recording."""
         cdef cnp.ndarray given, wanted
         cdef Py_ssize_t i, d, other
         cdef interval *own = self.written + self.written_count
-        if len(arrays) != len(self.inputs):
+        if len(arrays) != len(self.inputs) or fc_current_isa() != self.isa:
             return False
         for i in range(len(self.inputs)):
             given, wanted = arrays[i], self.inputs[i]
@@ -493,16 +527,20 @@ cdef class Replay:
         cdef list slots = list(arrays), made = []
         cdef int64_t i
         cdef int status = 0
-        for shape, dtype in self.outputs:
-            array = empty_array(shape, dtype)
-            made.append(array)
-            slots.append(array)
-        with self.lock:
+        for array in self.outputs:
+            made.append(fc_new_array(array.ndim, array.shape, cnp.PyArray_TYPE(array)))
+        slots += made
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            with nogil:  # who has it, may wait for the GIL
+                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        try:
             for i in range(self.move_count):
                 array = slots[self.moves[i].slot]
                 self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
             with nogil:
                 status = fc_replay(&self.recorded)
+        finally:
+            PyThread_release_lock(self.lock)
         for version in self.versions:
             (<list>version)[0] += 1
         if status == FC_BAD_INDEX:
