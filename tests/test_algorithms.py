@@ -62,6 +62,7 @@ DEEP = table(
     (1, 64, 64, 18, 17, 1),
     (1, 130, 3, 7, 6, 0),
     (1, 160, 160, 8, 9, 1),  # transformed weights beyond the workspace: made in pieces
+    (1, 130, 100, 26, 50, 1),  # of the weight gradient: groups of channels and filters
     (
         3,
         70,
@@ -87,6 +88,7 @@ STRIDED = table(
     (1, 20, 9, 31, 66, ((0, 1), (2, 4))),
     (2, 65, 20, 18, 17, 1),
     (1, 160, 160, 14, 15, 1),  # transformed weights made in pieces
+    (1, 130, 100, 40, 68, 1),  # of the weight gradient: groups, and several chunks of tiles
     (3, 70, 36, 40, 61, ((2, 0), (0, 1))),  # super-blocks, and pieces of the weight gradient
     (1, 3, 5, 3, 130, 1),  # more tiles in a row than are gathered together
     stride=2,

@@ -73,6 +73,27 @@ def test_bits_of_convolutions(isa, dtype, rng, threads, shape, filters, args):
         check_bits(results[1], db)
 
 
+WEIGHT_GRADIENTS = [  # of several blocks of channels and filters, which threads divide in other ways
+    ((70, 130, 4, 4), 130, 1),  # all tiles are one chunk
+    ((1, 70, 60, 60), 150, 1),
+    ((2, 130, 64, 40), 70, 1),  # pieces
+    ((1, 140, 48, 64), 70, 2),  # several chunks, whose sums are kept
+    ((3, 70, 62, 64), 140, 2),
+]
+
+
+@pytest.mark.parametrize("shape,filters,stride", WEIGHT_GRADIENTS)
+def test_bits_of_weight_gradients(isa, rng, threads, shape, filters, stride):
+    x = normal(rng, shape, np.float32)
+    dy = normal(rng, (shape[0], filters, shape[2] // stride, shape[3] // stride), np.float32)
+    threads(1)
+    dw = kernels.conv2d_backward_weight(dy, x, 3, stride, 1, algorithm="winograd")[0]
+    for count in (2, 3, 4, 7):
+        threads(count)
+        result = kernels.conv2d_backward_weight(dy, x, 3, stride, 1, algorithm="winograd")
+        check_bits(result[0], dw)
+
+
 def test_an_infinity_among_many_tiles(isa, rng, threads):
     """Whichever thread meets it: the call is done over without Winograd."""
     x, w = normal(rng, (5, 20, 36, 36), np.float32), normal(rng, (20, 20, 3, 3), np.float32)

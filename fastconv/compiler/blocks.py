@@ -1,7 +1,8 @@
 """Chains: calls that follow each other, each of which takes every image of a batch by itself.
 
 They are replayed block of images by block (src/replay.c): what one call writes is still in the L2 cache when the next
-one reads it, what only they see is no larger than a block, and threads share blocks, and so meet once.
+one reads it, what only they see is no larger than a block, and threads share blocks, and so meet once. Where all of
+them are pointwise, an image is any part of their arrays.
 """
 
 import math
@@ -15,6 +16,7 @@ BLOCK_BYTES = 400_000  # of what a call reads and writes of a block, together wi
 MOST_BYTES = 800_000  # of a block that must have more images
 LEAST_BYTES = 600_000  # of what a call reads and writes of all images: with less, threads cost more than they give
 BESIDES = 0.25  # of a block's bytes, at most: what a call reads of no image (weights), anew for each block
+PIECES = 1024  # of arrays that only pointwise calls take, at most
 NANOSECONDS = 0.1  # of work for each byte, roughly
 
 # The sizes of one image in each operand. Other operands are no image's. Kernels that do not count images in N are
@@ -68,6 +70,10 @@ class Chain:
         return self.first + len(self.cuts) - 1
 
     @property
+    def is_pointwise(self):
+        return all(cut.count == "shape" for cut in self.cuts)
+
+    @property
     def blocks(self):
         return -(-self.images // self.block)
 
@@ -91,13 +97,14 @@ class Chain:
 
 
 def chains(calls, private):
-    """The Chains among the calls that have memory of their own: what they write is not far away when it is read."""
+    """The Chains among the calls that have memory of their own, or are pointwise: what they write is not far away when
+    it is read."""
     found, at, uses = [], 0, Uses.of(calls)
     while at < len(calls):
         chain = _longest(calls, at)
         if chain is not None:
             _lay_out_own(chain, uses, private)
-            if chain.own:
+            if chain.own or chain.is_pointwise:
                 _pin_algorithms(chain)
                 found.append(chain)
         at = at + 1 if chain is None else chain.last + 1
@@ -124,13 +131,14 @@ def _longest(calls, first):
 
 
 def _images(calls, at):
-    """How many images the first call has that counts them; those before it may have any number."""
+    """How many images the first call has that counts them; those before it may have any number. Pointwise calls alone
+    are cut anywhere."""
     for call in calls[at:]:
         if call.kernel in IMAGES:
             return call.number("N")
         if not _is_pointwise(call):
             break
-    return 0
+    return math.gcd(calls[at].number("shape"), PIECES) if _is_pointwise(calls[at]) else 0
 
 
 def _fields(call):

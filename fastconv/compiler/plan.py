@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
-from fastconv.compiler import blocks, memory, passes, weights
+from fastconv.compiler import blocks, memory, passes, reuse, weights
 from fastconv.compiler.trace import Refused, address, root_of
 
 CONTAINERS = (tuple, list)
@@ -40,6 +40,7 @@ class Plan:
         kept = set(self._slots)
         private = self._is_private(kept, trace.recording)
         self.calls = passes.shorten(trace.calls, private)
+        reuse.in_place(self.calls, private)
         self._weights = weights.make_ready(self.calls, self._of_one_name(), self.watch)
         constants = trace.recording.constants
         fixed = {
@@ -150,15 +151,17 @@ class Plan:
         return found
 
     def _worthwhile(self, chains, fixed):
-        """The chains, if threads share them, or else if the plan needs less memory with them. Where its gradients need
-        as much, they only find less of it in the caches."""
-        if kernels.get_num_threads() > 1 or not chains:
+        """The chains, if threads share them; else those of pointwise calls alone, and the others if the plan needs less
+        memory with them. Where its gradients need as much, they only find less of it in the caches."""
+        pointwise = [c for c in chains if c.is_pointwise]
+        if kernels.get_num_threads() > 1 or len(pointwise) == len(chains):
             return chains
         with_them, without = (
             memory.lay_out(memory.lifetimes(self.calls, c, self._slot_of, fixed).values())
-            for c in (chains, [])
+            for c in (chains, pointwise)
         )
-        return chains if with_them + sum(c.own_bytes for c in chains) < without else []
+        own = sum(c.own_bytes for c in chains if not c.is_pointwise)
+        return chains if with_them + own < without else pointwise
 
     # ---- results -------------------------------------------------------------------------------------
 
