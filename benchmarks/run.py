@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import readme
 
 BUDGET = {False: 1.0, True: 0.05}  # seconds a row, full and quick
 OWN_BUDGET = {False: 0.6, True: 0.05}  # of the rows of fastconv beside itself
-ROUNDS = {False: 5, True: 2}  # at least
+ROUNDS = {False: 9, True: 2}  # at least
 LARGEST_DIFFERENCE = 1e-3  # from fastconv, as a part of the largest number
 ROUGH = {"MNN": 5e-3}  # its Winograd, where images are large: a thousand times the others' errors
 
@@ -89,8 +90,8 @@ def ratios(times, contenders):
     return found
 
 
-def run_case(case, peak, options):
-    """The Row of a case, or None if it does not apply, and the peak that was measured beside it."""
+def contest_of(case, peak, options):
+    """The timing.Contest of a case, beside the peak, or None if the case does not apply."""
     import goals
     import timing
     import torch
@@ -100,25 +101,34 @@ def run_case(case, peak, options):
 
     contenders = case.contenders()
     if not contenders:
-        return None, None
-    modes = () if case.training else (torch.inference_mode(), fastconv.no_grad())
-    settle = SETTLE if options.threads > 1 else case.settle
-    budget = (BUDGET if goals.OURS in contenders else OWN_BUDGET)[options.quick]
-    with contextlib.ExitStack() as stack:
-        for mode in modes:
-            stack.enter_context(mode)
+        return None
+
+    @contextlib.contextmanager
+    def within():
+        with torch.inference_mode(), fastconv.no_grad():
+            yield
+
+    within = contextlib.nullcontext if case.training else within
+    with within():
         check(case, contenders)
         contenders |= case.beside()
-        calls = {**contenders, "peak": peak} if case.flops else contenders
-        times = timing.measure(calls, budget, settle, ROUNDS[options.quick])
+    budget = (BUDGET if goals.OURS in contenders else OWN_BUDGET)[options.quick]
+    settle = SETTLE if options.threads > 1 else case.settle
+    calls = {**contenders, "peak": peak} if case.flops else contenders
+    return timing.Contest(calls, budget, settle, within)
+
+
+def row_of(case, contest, peak):
+    """The Row of a case after its contest, and the peak that was measured beside it, or None."""
+    import goals
+
+    times, names = contest.times, [name for name in contest.contenders if name != "peak"]
     percents = {}
     if case.flops:
-        for name in contenders:  # (flops / seconds) / (peak.flops / peak's seconds)
+        for name in names:  # (flops / seconds) / (peak.flops / peak's seconds)
             percents[name] = 100 * case.flops / peak.flops * times.ratio("peak", name).median
-    seconds = {name: times.seconds(name) for name in contenders}
-    row = goals.Row(
-        case.group, case.name, case.algorithm, seconds, percents, ratios(times, contenders)
-    )
+    seconds = {name: times.seconds(name) for name in names}
+    row = goals.Row(case.group, case.name, case.algorithm, seconds, percents, ratios(times, names))
     return row, peak.flops / times.seconds("peak") if case.flops else None
 
 
@@ -127,28 +137,29 @@ def run_rows(wanted, options, peak):
     import cases
     import machine
     import report
+    import timing
 
     import fastconv
 
-    rows, rates, group, isa = [], [], None, fastconv.isa()
+    rows, rates, isa = [], [], fastconv.isa()
     if options.rows:
         chosen = cases.threads_cases(options.threads)
     else:
         chosen = cases.all_cases(options.threads, machine.usable_cores())
-    for case in chosen:
-        if not wanted.search(f"{case.group}, {case.name}"):
-            continue
-        if case.group != group:
-            group = case.group
-            print(f"\n{group}", flush=True)
-        row, rate = run_case(case, peak, options)
+    chosen = [case for case in chosen if wanted.search(f"{case.group}, {case.name}")]
+    for group, its_cases in itertools.groupby(chosen, lambda case: case.group):
+        print(f"\n{group}", flush=True)
+        contests = [(case, contest_of(case, peak, options)) for case in its_cases]
+        contests = [(case, contest) for case, contest in contests if contest is not None]
+        timing.measure([contest for _, contest in contests], ROUNDS[options.quick])
         fastconv.set_num_threads(options.threads)
         fastconv.kernels.set_isa(isa)
-        if row is not None:
+        for case, contest in contests:
+            row, rate = row_of(case, contest, peak)
             rows.append(row)
             print(report.text_line(row), flush=True)
-        if rate is not None:
-            rates.append(rate)
+            if rate is not None:
+                rates.append(rate)
     return rows, rates
 
 

@@ -2,9 +2,12 @@
 
 Every round times each contender once, in an order that turns round each time (A B C, C B A, ...). A
 ratio is taken within a round, so that both sides saw the same machine; its median over the rounds
-counts. A slow spell of the machine then shows in the times, but hardly in the ratios.
+counts. A slow spell of the machine then shows in the times, but hardly in the ratios. And the rounds
+of several rows take turns: a second in which another machine takes one of the cores costs each row a
+round, and not one of them all of its rounds.
 """
 
+import contextlib
 import gc
 import statistics
 import time
@@ -68,29 +71,46 @@ def repeats_of(call):
         repeats *= 4
 
 
-def measure(contenders, budget, settle=0.0, fewest=5):
-    """Times of the contenders, a dict of names to calls, for about `budget` seconds, and
-    for `fewest` rounds or more.
+class Contest:
+    """The contenders of one row, a dict of names to calls: rounds for about `budget` seconds.
 
     Before each measurement: `settle` seconds, in which the idle threads of the contender before it
-    stop spinning, and as many calls that are not counted, which fill the caches again.
+    stop spinning, and as many calls that are not counted, which fill the caches again. All of it
+    happens within a context that `within` makes.
     """
-    repeats = {name: repeats_of(call) for name, call in contenders.items()}
-    rounds = {name: [] for name in contenders}
-    order = list(contenders)
+
+    def __init__(self, contenders, budget, settle=0.0, within=contextlib.nullcontext):
+        self.contenders, self.budget, self.settle, self.within = contenders, budget, settle, within
+        self.times = Times({name: [] for name in contenders})
+        self.rounds, self.spent = 0, 0.0
+        with within():
+            self.repeats = {name: repeats_of(call) for name, call in contenders.items()}
+
+    def round(self):
+        start, order = time.perf_counter(), list(self.contenders)
+        with self.within():
+            for name in order if self.rounds % 2 == 0 else reversed(order):
+                call, repeats = self.contenders[name], self.repeats[name]
+                time.sleep(self.settle)
+                one_measurement(call, repeats)
+                self.times.rounds[name].append(one_measurement(call, repeats))
+        self.rounds += 1
+        self.spent += time.perf_counter() - start
+
+    def is_over(self, fewest):
+        enough = self.rounds >= fewest and self.spent > self.budget
+        return enough or self.rounds == MOST_ROUNDS
+
+
+def measure(contests, fewest=5):
+    """The rounds of all contests, in turns: of each `fewest` or more."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        end = time.perf_counter() + budget
-        for i in range(MOST_ROUNDS):
-            if i >= fewest and time.perf_counter() > end:
-                break
-            for name in order if i % 2 == 0 else reversed(order):
-                time.sleep(settle)
-                one_measurement(contenders[name], repeats[name])
-                rounds[name].append(one_measurement(contenders[name], repeats[name]))
+        while open_ones := [contest for contest in contests if not contest.is_over(fewest)]:
+            for contest in open_ones:
+                contest.round()
     finally:
         if collecting:
             gc.enable()
-    return Times(rounds)
