@@ -106,6 +106,26 @@ ROWS = [
         (1, 2, 70, 40, 300, (2, 3)),  # of dx: segments of rows, and two chunks of filters
     )
 ]
+ONE_TAP = [
+    Case((N, C, H, W), K, (1, 1), stride=stride, padding=padding)
+    for N, C, K, H, W, stride, padding in (
+        (
+            1,
+            40,
+            70,
+            7,
+            7,
+            1,
+            0,
+        ),  # more filters than pixels: each turned by the task that needs them
+        (2, 5, 33, 3, 4, 1, 0),
+        (1, 300, 50, 4, 5, 1, 0),
+        (18, 7, 40, 1, 2, 1, 0),  # images as lanes, and two more
+        (2, 9, 20, 14, 14, 1, 0),  # more pixels than filters
+        (1, 6, 40, 5, 5, 1, 1),
+        (1, 8, 60, 9, 8, 2, 0),
+    )
+]
 OTHERS = [
     Case((2, 3, 20, 21), 8, (5, 5), padding=2),
     Case((1, 1, 33, 40), 6, (7, 3), padding=(0, 1)),
@@ -116,9 +136,9 @@ OTHERS = [
     Case((1, 17, 13, 19), 17, (5, 5), padding=2, groups=17),
     Case((2, 6, 8, 9), 4, (3, 3), padding=1, groups=2),
 ]
-ALL = AROUND_THE_TILES + DEEP + STRIDED + ROWS + OTHERS
+ALL = AROUND_THE_TILES + DEEP + STRIDED + ROWS + ONE_TAP + OTHERS
 FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)]
-FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], OTHERS[0], OTHERS[3]]
+FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], ONE_TAP[0], OTHERS[0], OTHERS[3]]
 cases = pytest.mark.parametrize("case", ALL, ids=str)
 few_cases = pytest.mark.parametrize("case", FEW, ids=str)
 
@@ -445,7 +465,9 @@ def test_strides_of_zero(isa, dtype, rng, case):
 
 
 @pytest.mark.parametrize(
-    "case", [*(AROUND_THE_TILES[i] for i in (7, 18, 19)), *DEEP, *OTHERS], ids=str
+    "case",
+    [*(AROUND_THE_TILES[i] for i in (7, 18, 19)), *DEEP, *ONE_TAP, *OTHERS],
+    ids=str,
 )
 def test_bits_do_not_depend_on_threads(isa, dtype, threads, case):
     x, w, b, dy = draw(case, dtype)
