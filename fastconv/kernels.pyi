@@ -102,6 +102,7 @@ def prepare_recorded(
     words: NDArray[np.int64], double: bool, prepared: _Array | None = None
 ) -> tuple[_Array, int] | None: ...
 def recorded_algorithm(kernel: str, words: NDArray[np.int64], double: bool) -> tuple[str, int]: ...
+def takes_pooled(kernel: str, words: NDArray[np.int64], double: bool) -> bool: ...
 def same_value(a: object, b: object) -> bool: ...
 
 # ---- products ------------------------------------------------------------------------------------
@@ -205,6 +206,8 @@ def conv2d_backward_input(
     *,
     out: NDArray[_Real] | None = None,
     algorithm: _Algorithm = "auto",
+    indices: NDArray[np.integer] | None = None,
+    y: NDArray[_Real] | None = None,
 ) -> NDArray[_Real]: ...
 @overload
 def conv2d_backward_weight(
@@ -218,6 +221,8 @@ def conv2d_backward_weight(
     *,
     bias: Literal[True] = True,
     algorithm: _Algorithm = "auto",
+    indices: NDArray[np.integer] | None = None,
+    y: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[_Real]]: ...
 @overload
 def conv2d_backward_weight(
@@ -231,6 +236,8 @@ def conv2d_backward_weight(
     *,
     bias: bool = True,
     algorithm: _Algorithm = "auto",
+    indices: NDArray[np.integer] | None = None,
+    y: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[_Real] | None]: ...
 def im2col(
     x: NDArray[_Real],

@@ -36,6 +36,7 @@ RECORDING = {
     "form_of",
     "prepare_recorded",
     "recorded_algorithm",
+    "takes_pooled",
     "multiply_add_peak",
     "empty_array",
     "new_copy",

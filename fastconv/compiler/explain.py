@@ -133,6 +133,8 @@ def explain(plan):
         algorithm = ""
         if call.kernel in CONVOLUTIONS:
             algorithm, _ = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
+            if "backward" in call.kernel and "indices" in call.operands:
+                algorithm = "pooled"
         rows.append(
             Row(
                 call.kernel,

@@ -28,6 +28,7 @@ def shorten(calls, private):
         drop_dead,
         pool_without_indices,
         conv_with_pool,
+        gradient_of_conv_with_pool,
     ):
         calls = one_pass(calls, private)
     return calls
@@ -257,12 +258,59 @@ def conv_with_pool(calls, private):
 
 def _is_plain_pool(call):
     """Whether it is a max-pool with relu of windows of 2x2 that lie side by side inside the input."""
-    if call.kernel != "max_pool2d_forward" or not call.number("relu"):
-        return False
+    return call.kernel == "max_pool2d_forward" and call.number("relu") and _has_pairs(call)
+
+
+def _has_pairs(pool):
+    """Whether the windows are of 2x2 and lie side by side inside the input."""
     wanted = {"R": 2, "S": 2, "stride_h": 2, "stride_w": 2, "pad_h": 0, "pad_w": 0}
     wanted |= {"dilation_h": 1, "dilation_w": 1}
-    wanted |= {"P": call.number("H") // 2, "Q": call.number("W") // 2}
-    return all(call.number(name) == value for name, value in wanted.items())
+    wanted |= {"P": pool.number("H") // 2, "Q": pool.number("W") // 2}
+    return all(pool.number(name) == value for name, value in wanted.items())
+
+
+def gradient_of_conv_with_pool(calls, private):
+    """The gradient of a max-pool of 2x2 that only gradients of a convolution read: those that take it as it is, from
+    the pixels that the windows gave, do; three quarters of what the pool would write are zeros."""
+    uses, dropped = Uses.of(calls), set()
+    for at, pool in enumerate(calls):
+        if pool.kernel != "max_pool2d_backward" or not _has_pairs(pool):
+            continue
+        between, given = pool.operands["dx"], ("dy", "indices", "y")
+        users = uses.of_root(between.root)
+        readers = [calls[i] for i in users[1:]]
+        if not private(between.root) or users[0] != at or not readers:
+            continue
+        if not all(_takes_pooled(conv, pool) for conv in readers):
+            continue
+        roots = [pool.operands[name].root for name in given if name in pool.operands]
+        if any(_is_written(uses, root, at, users[-1]) for root in roots):
+            continue
+        for conv in readers:
+            for name in given:
+                if name in pool.operands:
+                    conv.operands[name] = replace(pool.operands[name])
+            K, P, Q = (pool.number(name) for name in "CPQ")
+            first = conv.word("dy_strides")
+            conv.words[first : first + 4] = K * P * Q, P * Q, Q, 1
+        dropped.add(at)
+    return [c for i, c in enumerate(calls) if i not in dropped]
+
+
+def _takes_pooled(conv, pool):
+    """Whether it is a gradient of the convolution whose result was pooled, and can be given that of the pool."""
+    if conv.kernel not in ("conv2d_backward_input", "conv2d_backward_weight"):
+        return False
+    between = pool.operands["dx"]
+    others = [o for name, o in conv.operands.items() if name != "dy"]
+    return (
+        "indices" not in conv.operands
+        and same(conv.operands["dy"], between)
+        and conv.operands["dy"].array.flags.c_contiguous
+        and all(o.root is not between.root for o in others)
+        and all(conv.number(a) == pool.number(b) for a, b in zip("NKPQ", "NCHW", strict=True))
+        and kernels.takes_pooled(conv.kernel, conv.words, conv.dtype == 1)
+    )
 
 
 def norm_with_residual(calls, private):

@@ -103,12 +103,12 @@ cdef struct counts:
     double cycles[FC_ALGORITHM_COUNT]
     double workspace[FC_ALGORITHM_COUNT]
     double elements[FC_ALGORITHM_COUNT]
-    int64_t chosen, together
+    int64_t chosen, together, pooled
 
 
 cdef int run_plan(conv2d_plan_args *shape, counts *found, int type_number) except -1:
     shape.cycles, shape.workspace, shape.elements = found.cycles, found.workspace, found.elements
-    shape.chosen, shape.together = &found.chosen, &found.together
+    shape.chosen, shape.together, shape.pooled = &found.chosen, &found.together, &found.pooled
     return fc_run(FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64, FC_conv2d_plan, shape)
 
 
@@ -245,16 +245,27 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     return result
 
 
-def recorded_algorithm(str kernel not None, cnp.ndarray words not None, bint double):
-    """The algorithm that a recorded convolution takes, whose arguments `words` are; calls of it for any multiples of how many
-    images, and one for the rest, have the same bits (0: they may have others)."""
+cdef int plan_recorded(str kernel, cnp.ndarray words, bint double, counts *found) except -1:
     cdef conv2d_plan_args shape
-    cdef counts found
     memcpy(&shape, words.data, SHAPE_BYTES)
     shape.which = {"conv2d_forward": FC_FORWARD, "conv2d_backward_input": FC_BACKWARD_INPUT,
                    "conv2d_backward_weight": FC_BACKWARD_WEIGHT}[kernel]
-    run_plan(&shape, &found, cnp.NPY_DOUBLE if double else cnp.NPY_FLOAT)
+    return run_plan(&shape, found, cnp.NPY_DOUBLE if double else cnp.NPY_FLOAT)
+
+
+def recorded_algorithm(str kernel not None, cnp.ndarray words not None, bint double):
+    """The algorithm that a recorded convolution takes, whose arguments `words` are; calls of it for any multiples of how many
+    images, and one for the rest, have the same bits (0: they may have others)."""
+    cdef counts found
+    plan_recorded(kernel, words, double, &found)
     return ALGORITHMS[found.chosen], found.together
+
+
+def takes_pooled(str kernel not None, cnp.ndarray words not None, bint double):
+    """Whether a recorded gradient is best given that of a max-pool of its result, with the indices."""
+    cdef counts found
+    plan_recorded(kernel, words, double, &found)
+    return bool(found.pooled)
 
 
 def prepare_recorded(cnp.ndarray words not None, bint double, cnp.ndarray prepared=None):
@@ -376,8 +387,47 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     return (y, indices) if pooled else y
 
 
+cdef class GradientOfResult:
+    """dy of the backward passes: that of the convolution's result, or of its max-pool of 2x2."""
+
+    cdef cnp.ndarray dy, indices, y
+    cdef geometry plane  # what was pooled, as the pool's input
+
+    cdef int set(self, cnp.ndarray dy, const geometry *g, int64_t K, object indices, object y) except -1:
+        cdef int64_t size[4]
+        size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
+        self.dy = dy
+        if indices is None and y is not None:
+            raise ValueError("y is the result of a max-pool, and comes with its indices")
+        if indices is not None:
+            if g.P * g.Q > LARGEST:
+                raise ValueError(f"planes must have at most {LARGEST} pixels, got {g.P} x {g.Q}")
+            size[2], size[3] = g.P // 2, g.Q // 2
+            self.dy = contiguous(dy)
+            self.plane.H, self.plane.W = g.P, g.Q
+            self.indices = as_indices(indices, size, &self.plane)
+            if y is not None:
+                self.y = contiguous(floats(y, "y", 4, type_of(dy)))
+                require_shape(self.y, "y", 4, size)
+        require_shape(self.dy, "dy", 4, size)
+        return 0
+
+    cdef const void *indices_data(self):
+        return NULL if self.indices is None else self.indices.data
+
+    cdef const void *y_data(self):
+        return NULL if self.y is None else self.y.data
+
+    cdef int run(self, int type_number, fc_kernel_id kernel, void *args) except -1:
+        try:
+            run(type_number, kernel, args)
+        except IndexError:
+            refuse_indices(self.indices, &self.plane)
+        return 0
+
+
 def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, groups=1, *, out=None,
-                          algorithm="auto"):
+                          algorithm="auto", indices=None, y=None):
     """Gradient of conv2d_forward with respect to x:
 
         dx[n,c,h,w] = sum of dy[n,k,p,q] w[k,c,r,s] over all (k,p,q,r,s) that read x[n,c,h,w]
@@ -385,6 +435,10 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
     dy: (N, K, P, Q), w: (K, C/groups, R, S), input_size: (N, C, H, W) or (H, W); returns (N, C, H, W). The other
     arguments as in the forward. No product with the zeros that a stride leaves is computed, but the zeros around dy are
     multiplied: an infinite w makes NaNs along the borders of dx.
+
+    indices, y: of max_pool2d_forward(the convolution's result, 2), and of one with relu its result; dy is then the pool's,
+    (N, K, P//2, Q//2), and counts as max_pool2d_backward(dy, indices, (P, Q), 2, y=y), to the bit. Of 3x3 kernels, stride 1 and
+    few channels, a gradient that has one pixel at most in each window is multiplied by those pixels alone, however it is given.
 
     algorithm and error bounds as in conv2d_forward, with K in the place of C and dy in that of x: with n = K/groups R S terms
 
@@ -400,31 +454,36 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
     set_input_size(&g, input_size, grad.shape[0], weight.shape[1] * count)
     set_window(&g, weight.shape[2], weight.shape[3], stride, padding, dilation)
     check_groups(groups, g.C, K, weight.shape[1])
-    size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
-    require_shape(grad, "dy", 4, size)
+    cdef GradientOfResult gradient = GradientOfResult.__new__(GradientOfResult)
+    gradient.set(grad, &g, K, indices, y)
     size[0], size[1], size[2], size[3] = g.N, g.C, g.H, g.W
     dx = output(out, 4, size, type_of(grad))
     if out is not None:
         refuse_overlap(dx, grad, "dy")
         refuse_overlap(dx, weight, "w")
+        refuse_overlap(dx, gradient.indices, "indices")
+        refuse_overlap(dx, gradient.y, "y")
     cdef conv2d_backward_input_args args
     cdef conv2d_plan_args shape
     set_convolution(&shape, &g, K, count, FC_BACKWARD_INPUT, algorithm, type_of(grad))
     memcpy(&args, &shape, SHAPE_BYTES)
-    element_strides(grad, args.dy_strides)
-    args.dy, args.w, args.dx = grad.data, weight.data, dx.data
-    run(type_of(dx), FC_conv2d_backward_input, &args)
+    element_strides(gradient.dy, args.dy_strides)
+    args.dy, args.w, args.dx = gradient.dy.data, weight.data, dx.data
+    args.indices, args.y = gradient.indices_data(), gradient.y_data()
+    gradient.run(type_of(dx), FC_conv2d_backward_input, &args)
     return dx
 
 
 def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, groups=1, *, bias=True,
-                           algorithm="auto"):
+                           algorithm="auto", indices=None, y=None):
     """Gradients of conv2d_forward with respect to w and b:
 
         dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] x[n, c, p*stride - padding + r*dilation, ...],   db[k] = sum_{n,p,q} dy[n,k,p,q]
 
     dy: (N, K, P, Q), x: (N, C, H, W), kernel_size: int or (R, S). Returns (dw, db): (K, C/groups, R, S) and (K), or
     (dw, None) without bias. The sum over a batch is cut into pieces whose number depends on the shapes alone.
+
+    indices, y, and gradients of a pool: as in conv2d_backward_input.
 
     algorithm as in conv2d_forward. With n = N P Q terms, and t the T = N ceil(P/4) ceil(Q/4) tiles of 4x4 pixels of dy
     (3x3 of stride 2: 16 T in the place of T; 7x7: T = N P ceil(Q/4) tiles of 1x4)
@@ -440,8 +499,8 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     set_input(&g, <int64_t *>input.shape)
     set_window(&g, R, S, stride, padding, dilation)
     check_groups(groups, g.C, K, g.C // count)
-    size[0], size[1], size[2], size[3] = g.N, K, g.P, g.Q
-    require_shape(grad, "dy", 4, size)
+    cdef GradientOfResult gradient = GradientOfResult.__new__(GradientOfResult)
+    gradient.set(grad, &g, K, indices, y)
     size[0], size[1], size[2], size[3] = K, g.C // count, R, S
     dw = empty(4, size, type_of(grad))
     if bias:
@@ -450,12 +509,13 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     cdef conv2d_plan_args shape
     set_convolution(&shape, &g, K, count, FC_BACKWARD_WEIGHT, algorithm, type_of(grad))
     memcpy(&args, &shape, SHAPE_BYTES)
-    element_strides(grad, args.dy_strides)
+    element_strides(gradient.dy, args.dy_strides)
     element_strides(input, args.x_strides)
-    args.dy, args.x, args.dw, args.db = grad.data, input.data, dw.data, NULL
+    args.dy, args.x, args.dw, args.db = gradient.dy.data, input.data, dw.data, NULL
+    args.indices, args.y = gradient.indices_data(), gradient.y_data()
     if bias:
         args.db = db.data
-    run(type_of(dw), FC_conv2d_backward_weight, &args)
+    gradient.run(type_of(dw), FC_conv2d_backward_weight, &args)
     return dw, db
 
 

@@ -53,8 +53,21 @@ def max_pool2d_forward(x, kernel_size, stride=None, padding=0, dilation=1, ceil_
     return y, indices
 
 
-cdef int refuse_indices(cnp.ndarray found, geometry *g) except -1:
+cdef int refuse_indices(cnp.ndarray found, const geometry *g) except -1:
     raise IndexError(f"indices must be from -1 to {g.H * g.W - 1}, got {found.min()} to {found.max()}") from None
+
+
+cdef cnp.ndarray as_indices(object indices, const int64_t *shape, const geometry *g):
+    """int32 and contiguous, of that shape; those of other types must be pixels of the input."""
+    cdef cnp.ndarray found = plain_array(indices, "indices")
+    if not cnp.PyArray_ISINTEGER(found):
+        raise TypeError(f"indices must be integers, got {found.dtype}")
+    require_shape(found, "indices", 4, shape)
+    if cnp.PyArray_TYPE(found) != cnp.NPY_INT32:
+        if found.size and (found.min() < -1 or found.max() >= g.H * g.W):
+            refuse_indices(found, g)
+        found = found.astype(np.int32)
+    return contiguous(found)
 
 
 def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, padding=0, dilation=1, *, y=None,
@@ -66,19 +79,11 @@ def max_pool2d_backward(dy, indices, input_size, kernel_size=None, stride=None, 
     a forward with relu=True: where it is 0 (or less), dy counts as 0.
     Raises IndexError for an index outside [-1, H*W), ValueError for windows that do not give (P, Q).
     """
-    cdef cnp.ndarray grad = contiguous(floats(dy, "dy", 4)), dx, found = plain_array(indices, "indices")
+    cdef cnp.ndarray grad = contiguous(floats(dy, "dy", 4)), dx, result = None
     cdef geometry g
     cdef int64_t size[4]
-    if not cnp.PyArray_ISINTEGER(found):
-        raise TypeError(f"indices must be integers, got {found.dtype}")
-    require_shape(found, "indices", 4, <int64_t *>grad.shape)
     set_input_size(&g, input_size, grad.shape[0], grad.shape[1])
-    if cnp.PyArray_TYPE(found) != cnp.NPY_INT32:
-        if found.size and (found.min() < -1 or found.max() >= g.H * g.W):
-            refuse_indices(found, &g)
-        found = found.astype(np.int32)
-    found = contiguous(found)
-    cdef cnp.ndarray result = None
+    cdef cnp.ndarray found = as_indices(indices, <int64_t *>grad.shape, &g)
     if y is not None:
         result = contiguous(floats(y, "y", 4, type_of(grad)))
         require_shape(result, "y", 4, <int64_t *>grad.shape)

@@ -3,6 +3,7 @@
 #include "../isa/target.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* NAME(gemm) is gemm_f32 or gemm_f64: each template is compiled once per dtype T. */
