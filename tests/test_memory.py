@@ -4,12 +4,14 @@ import os
 import platform
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import run_python
 
+import fastconv
 from fastconv import kernels
 
 FENCED = str(Path(__file__).with_name("fenced.py"))
@@ -75,3 +77,69 @@ def test_workspaces_of_convolutions():
         text = f"{what} on {threads} threads took {grown}, planned {planned}, allowed {allowed}"
         assert grown <= allowed + margin, text
         assert threads != "1" or grown <= planned + margin, text
+
+
+# ---- what is kept of arrays that are gone ------------------------------------------------------------------
+
+sanitized = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="nothing is kept"
+)
+
+
+def array_of(mebibytes):
+    return kernels.empty_array((mebibytes << 20,), np.uint8)
+
+
+@sanitized
+def test_memory_of_the_same_size_is_taken_again():
+    first = array_of(3)
+    second = array_of(3)
+    places = {a.ctypes.data for a in (first, second)}
+    del first, second
+    assert {a.ctypes.data for a in [array_of(3), array_of(3)]} == places
+
+
+def test_living_arrays_share_nothing():
+    kept = [array_of(1) for _ in range(20)]
+    for number, array in enumerate(kept):
+        array[:] = number
+    del kept[::2]
+    for number, array in enumerate([array_of(1) for _ in range(20)]):
+        array[:] = 100 + number
+    assert [array[0] for array in kept] == [*range(1, 20, 2)]
+    assert all((array == array[0]).all() for array in kept)
+
+
+def test_zeros_are_zeros_in_used_memory():
+    used = fastconv.zeros(1 << 18)
+    kernels.fill(used.numpy(), 7)
+    del used
+    assert not fastconv.zeros(1 << 18).numpy().any()
+    assert not np.zeros(1 << 18, np.float32).any()
+
+
+@linux
+def test_no_more_than_64_mebibytes_are_kept():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+    before = resident()
+    for _ in range(2):
+        arrays = [array_of(10 + i) for i in range(20)]
+        for array in arrays:
+            array[:] = 1
+        del arrays, array
+    assert resident() < before + 90
+
+
+def test_threads_take_and_give_back():
+    def work(number):
+        for i in range(300):
+            array = kernels.empty_array((1 << 14,), np.float32)
+            kernels.fill(array, number * 1000 + i)
+            assert (array == number * 1000 + i).all()
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(8)))

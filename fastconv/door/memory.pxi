@@ -1,7 +1,9 @@
 # Where arrays lie: from a cache line on, as the widest loads and stores want it; NumPy's own memory puts a large array 16
 # bytes past one, so that they all cross lines. Large arrays begin on a page: where a result began a few lines further into its
 # page than the input, each load would wait for an earlier store to what looks like the same address. Arrays below
-# a kilobyte stay with NumPy, which has a cache of them.
+# a kilobyte stay with NumPy, which has a cache of them. Large blocks that are given back are kept for the next array of that size,
+# up to 64 MiB of them: a training loop asks for the same sizes again and again, and the C library would return such memory to the
+# system each time, and take it back page by page, which takes longer than a convolution.
 #
 # Two memory handlers of NumPy do it, by the same functions. One is for the arrays that the door makes. The other is in force
 # while a recording is open, and notes NumPy's allocations too: what NumPy computed inside of a step is not seen by the door,
@@ -9,8 +11,10 @@
 # an address means one array; its pages are, so that recording takes no more memory than running.
 cdef extern from *:
     """
+    #include <pthread.h>
     #include <stdint.h>
     #include <stdlib.h>
+    #include <string.h>
     #if defined(__linux__)
     #include <sys/mman.h>
     #endif
@@ -43,18 +47,64 @@ cdef extern from *:
     #endif
         return memory;
     }
+    #define FC_KEPT       128           /* blocks, */
+    #define FC_KEPT_LEAST 8192          /* of so many bytes and more, */
+    #define FC_KEPT_BYTES ((size_t)64 << 20) /* and of all together */
+    static struct { void *memory[FC_KEPT]; size_t size[FC_KEPT], count, bytes; } fc_kept; /* arrays, the oldest first */
+    static pthread_mutex_t fc_keeping = PTHREAD_MUTEX_INITIALIZER;
+
+    static void *fc_drop_kept(size_t i) {
+        void *const memory = fc_kept.memory[i];
+        fc_kept.bytes -= fc_kept.size[i];
+        fc_kept.count--;
+        memmove(fc_kept.memory + i, fc_kept.memory + i + 1, (fc_kept.count - i) * sizeof *fc_kept.memory);
+        memmove(fc_kept.size + i, fc_kept.size + i + 1, (fc_kept.count - i) * sizeof *fc_kept.size);
+        return memory;
+    }
+    static void fc_give_back(void *memory) { free(((fc_header *)memory)[-1].block); }
+    static void fc_give_back_kept(size_t most) {
+        while (fc_kept.count && (fc_kept.bytes > most || fc_kept.count == FC_KEPT)) fc_give_back(fc_drop_kept(0));
+    }
+    /* Without what is kept if there is no more. */
+    static void *fc_new_block(size_t bytes, int zeros) {
+        void *block = zeros ? calloc(1, bytes) : malloc(bytes);
+        if (block) return block;
+        pthread_mutex_lock(&fc_keeping);
+        fc_give_back_kept(0);
+        pthread_mutex_unlock(&fc_keeping);
+        return zeros ? calloc(1, bytes) : malloc(bytes);
+    }
     static void *fc_malloc(void *context, size_t size) {
         (void)context;
-        return size > PY_SSIZE_T_MAX ? NULL : fc_array_in(malloc(size + fc_room(size)), size);
+        void *memory = NULL;
+        if (size > PY_SSIZE_T_MAX) return NULL;
+        if (size >= FC_KEPT_LEAST) {
+            pthread_mutex_lock(&fc_keeping);
+            for (size_t i = fc_kept.count; i-- > 0 && !memory;)
+                if (fc_kept.size[i] == size) memory = fc_drop_kept(i);
+            pthread_mutex_unlock(&fc_keeping);
+        }
+        return memory ? memory : fc_array_in(fc_new_block(size + fc_room(size), 0), size);
     }
     static void *fc_calloc(void *context, size_t count, size_t size) {
         (void)context;
         if (size && count > PY_SSIZE_T_MAX / size) return NULL;
-        return fc_array_in(calloc(1, count * size + fc_room(count * size)), count * size);
+        return fc_array_in(fc_new_block(count * size + fc_room(count * size), 1), count * size);
     }
     static void fc_free(void *context, void *memory, size_t size) {
-        (void)context, (void)size;
-        if (memory) free(((fc_header *)memory)[-1].block);
+        (void)context;
+        if (!memory) return;
+        size = ((fc_header *)memory)[-1].size; /* NumPy says 1 for none */
+    #if defined(__SANITIZE_ADDRESS__)
+        fc_give_back(memory); /* whose errors it shows */
+    #else
+        if (size < FC_KEPT_LEAST || size > FC_KEPT_BYTES) { fc_give_back(memory); return; }
+        pthread_mutex_lock(&fc_keeping);
+        fc_give_back_kept(FC_KEPT_BYTES - size);
+        fc_kept.memory[fc_kept.count] = memory, fc_kept.size[fc_kept.count++] = size;
+        fc_kept.bytes += size;
+        pthread_mutex_unlock(&fc_keeping);
+    #endif
     }
     static void *fc_realloc(void *context, void *memory, size_t size) {
         void *const grown = fc_malloc(context, size);
@@ -116,8 +166,11 @@ cdef extern from *:
     }
     static void fc_end_noting(void) {
         fc_noting = 0;
-        for (size_t i = 0; i < fc_dead.count; i++) fc_free(NULL, (void *)fc_dead.address[i], 0);
+        for (size_t i = 0; i < fc_dead.count; i++) fc_give_back((void *)fc_dead.address[i]);
         fc_dead.count = 0;
+        pthread_mutex_lock(&fc_keeping);
+        fc_give_back_kept(0); /* a replay has its own memory */
+        pthread_mutex_unlock(&fc_keeping);
     }
 
     /* An array whose numbers are still to be written, in C order. The handler in force, which NumPy would look up for each,
