@@ -418,7 +418,7 @@ cdef class GradientOfResult:
     cdef const void *y_data(self):
         return NULL if self.y is None else self.y.data
 
-    cdef int run(self, int type_number, fc_kernel_id kernel, void *args) except -1:
+    cdef int run_kernel(self, int type_number, fc_kernel_id kernel, void *args) except -1:
         try:
             run(type_number, kernel, args)
         except IndexError:
@@ -470,7 +470,7 @@ def conv2d_backward_input(dy, w, input_size, stride=1, padding=0, dilation=1, gr
     element_strides(gradient.dy, args.dy_strides)
     args.dy, args.w, args.dx = gradient.dy.data, weight.data, dx.data
     args.indices, args.y = gradient.indices_data(), gradient.y_data()
-    gradient.run(type_of(dx), FC_conv2d_backward_input, &args)
+    gradient.run_kernel(type_of(dx), FC_conv2d_backward_input, &args)
     return dx
 
 
@@ -515,7 +515,7 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     args.indices, args.y = gradient.indices_data(), gradient.y_data()
     if bias:
         args.db = db.data
-    gradient.run(type_of(dw), FC_conv2d_backward_weight, &args)
+    gradient.run_kernel(type_of(dw), FC_conv2d_backward_weight, &args)
     return dw, db
 
 
