@@ -90,25 +90,27 @@ def ratios(times, contenders):
     return found
 
 
+@contextlib.contextmanager
+def without_gradients():
+    import torch
+
+    import fastconv
+
+    with torch.inference_mode(), fastconv.no_grad():
+        yield
+
+
 def contest_of(case, peak, options):
     """The timing.Contest of a case, beside the peak, or None if the case does not apply."""
     import goals
     import timing
-    import torch
     from cases import SETTLE
-
-    import fastconv
 
     contenders = case.contenders()
     if not contenders:
         return None
 
-    @contextlib.contextmanager
-    def within():
-        with torch.inference_mode(), fastconv.no_grad():
-            yield
-
-    within = contextlib.nullcontext if case.training else within
+    within = contextlib.nullcontext if case.training else without_gradients
     with within():
         check(case, contenders)
         contenders |= case.beside()

@@ -109,15 +109,7 @@ ROWS = [
 ONE_TAP = [
     Case((N, C, H, W), K, (1, 1), stride=stride, padding=padding)
     for N, C, K, H, W, stride, padding in (
-        (
-            1,
-            40,
-            70,
-            7,
-            7,
-            1,
-            0,
-        ),  # more filters than pixels: each turned by the task that needs them
+        (1, 40, 70, 7, 7, 1, 0),  # more filters than pixels: turned by the tasks
         (2, 5, 33, 3, 4, 1, 0),
         (1, 300, 50, 4, 5, 1, 0),
         (18, 7, 40, 1, 2, 1, 0),  # images as lanes, and two more

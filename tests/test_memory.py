@@ -20,6 +20,12 @@ STARVED = str(Path(__file__).with_name("starved.py"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and /proc as on Linux")
 
 
+def resident():
+    """Bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @linux
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_nothing_is_touched_beyond_an_array(threads):
@@ -48,11 +54,6 @@ def test_no_memory_for_a_workspace():
 @linux
 def test_a_long_run_does_not_grow():
     """Results and workspaces are given back, also after an error: memory stays where it was."""
-
-    def resident():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
     x, w = np.ones((4, 3, 40, 40), np.float32), np.ones((8, 3, 3, 3), np.float32)
     for i in range(400):
         if i == 100:
@@ -120,17 +121,13 @@ def test_zeros_are_zeros_in_used_memory():
 
 @linux
 def test_no_more_than_64_mebibytes_are_kept():
-    def resident():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-
     before = resident()
     for _ in range(2):
         arrays = [array_of(10 + i) for i in range(20)]
         for array in arrays:
             array[:] = 1
         del arrays, array
-    assert resident() < before + 90
+    assert resident() < before + (90 << 20)
 
 
 def test_threads_take_and_give_back():

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import reference
 from helpers import AWKWARD, check, covers
+from twins import batch, compare, twins
 
 import fastconv
-from fastconv import kernels, nn
+from fastconv import kernels, nn, optim
 from fastconv.nn import functional as F
 
 CASES = [
@@ -214,45 +215,26 @@ class Net(nn.Module):
         return y + inner.sum(dim=(1, 2, 3)) if self.keep else y
 
 
-def steps(net, x):
-    @fastconv.compile
-    def step(x):
-        net.zero_grad()
-        loss = (net(x) * net(x)).mean() if net.keep else net(x).mean()
-        loss.backward()
-        return loss
-
-    losses = [step(x).item() for _ in range(3)]
-    return step, losses, [p.grad.numpy().copy() for p in net.parameters()]
+def check_compiled(net, criterion, x):
+    """Three steps, eager and compiled, to the same bits; the kernels of the last one."""
+    eager, compiled = twins(net, lambda parameters: optim.SGD(parameters, lr=0.01), criterion)
+    for _ in range(3):
+        compare(eager, compiled, (x, None))
+    return [row.kernel for row in compiled.step.explain().rows]
 
 
 @pytest.mark.parametrize("activation", [F.relu, lambda x: x, fastconv.tanh])
-@pytest.mark.parametrize("batch", [1, 5])
-def test_compiled(rng, activation, batch):
+@pytest.mark.parametrize("size", [1, 5])
+def test_compiled(rng, activation, size):
     """The gradients of both convolutions read the pools'; not those of what lies between them."""
     fastconv.manual_seed(0)
-    net = Net(activation)
-    x = fastconv.from_numpy(np.asarray(rng.standard_normal((batch, 1, 32, 32)), np.float32))
-    step, losses, gradients = steps(net, x)
-    called = [row.kernel for row in step.explain().rows]
+    x, _ = batch(rng, size)
+    called = check_compiled(Net(activation), lambda y, _: y.mean(), x)
     pools = called.count("max_pool2d_backward")
     assert pools == (0 if activation is not fastconv.tanh else 2)
-    net.zero_grad()
-    loss = net(x).mean()
-    loss.backward()
-    assert losses == [loss.item()] * 3
-    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
-        assert parameter.grad.numpy().tobytes() == gradient.tobytes()
 
 
 def test_compiled_where_others_read_the_gradient(rng):
     fastconv.manual_seed(0)
-    net = Net(keep=True)
-    x = fastconv.from_numpy(np.asarray(rng.standard_normal((2, 1, 32, 32)), np.float32))
-    _, losses, gradients = steps(net, x)
-    net.zero_grad()
-    loss = (net(x) * net(x)).mean()
-    loss.backward()
-    assert losses == [loss.item()] * 3
-    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
-        assert parameter.grad.numpy().tobytes() == gradient.tobytes()
+    x, _ = batch(rng)
+    check_compiled(Net(keep=True), lambda y, _: (y * y).mean(), x)
