@@ -20,7 +20,8 @@
 
 #define SPIN_NANOSECONDS 100000
 #define WAKE_NANOSECONDS 200000 /* of work that pays for waking a sleeper: 20 for the caller, 40 until it runs */
-#define CHUNKS           4      /* of a share */
+#define CHUNKS           4      /* a chunk is this part of what is left of a share, */
+#define MOST_CHUNKS      16     /* but not less than this part of the share */
 
 #define CLOSED (1 << 30)
 
@@ -67,16 +68,28 @@ static int64_t now(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* The next chunk of a share of `size`, [*begin, *end), or 0 if nothing is left. The last chunks are small: processors are
+ * not equally fast, nor always there, and all should be done at the same time. */
+static int take_chunk(atomic_int_fast64_t *taken, int64_t size, int64_t *begin, int64_t *end) {
+    int64_t first = atomic_load(taken), next;
+    do {
+        if (first >= size) return 0;
+        const int64_t part = (size - first) / CHUNKS, least = size / MOST_CHUNKS + (size < MOST_CHUNKS);
+        next = first + (part > least ? part : least);
+        if (next > size) next = size;
+    } while (!atomic_compare_exchange_weak(taken, &first, next));
+    *begin = first, *end = next;
+    return 1;
+}
+
 /* Chunks of all shares, from the worker's own on, until nothing is left. */
 static void run_chunks(int worker) {
     inside_task = 1;
     for (int i = 0; i < pool.threads; i++) {
         const int owner = (worker + i) % pool.threads;
-        const int64_t begin = pool.count * owner / pool.threads, size = pool.count * (owner + 1) / pool.threads - begin;
-        const int64_t chunk = (size + CHUNKS - 1) / CHUNKS;
-        for (int64_t taken; (taken = atomic_fetch_add(&pool.share[owner].taken, chunk)) < size;) {
-            const int64_t end = taken + chunk < size ? taken + chunk : size;
-            const int status = pool.task(begin + taken, begin + end, pool.context);
+        const int64_t start = pool.count * owner / pool.threads, size = pool.count * (owner + 1) / pool.threads - start;
+        for (int64_t begin, end; take_chunk(&pool.share[owner].taken, size, &begin, &end);) {
+            const int status = pool.task(start + begin, start + end, pool.context);
             if (status) atomic_store(&pool.status, status);
         }
     }
