@@ -73,6 +73,30 @@ def test_bits_of_convolutions(isa, dtype, rng, threads, shape, filters, args):
         check_bits(results[1], db)
 
 
+WINOGRAD = [  # the ways in which threads share it: C, K, rows and columns of the image, stride
+    (64, 64, 56, 1),  # blocks of tiles
+    (70, 150, 14, 1),  # panels of filters
+    (128, 140, 56, 2),  # a part of the tiles for each thread
+    (512, 290, 28, 1),  # all make and read the points of the tiles
+]
+
+
+@pytest.mark.parametrize("channels,filters,size,stride", WINOGRAD)
+def test_bits_of_winograd(isa, rng, threads, channels, filters, size, stride):
+    x = normal(rng, (1, channels, size, size), np.float32)
+    w = normal(rng, (filters, channels, 3, 3), np.float32)
+    handle = kernels.conv2d_prepare(w, x.shape, stride, 1, algorithm="winograd")
+    threads(1)
+    y = kernels.conv2d_forward(x, w, None, stride, 1, algorithm="winograd")
+    dx = kernels.conv2d_backward_input(y, w, x.shape, stride, 1, algorithm="winograd")
+    for count in (1, 2, 3, 4):
+        threads(count)
+        check_bits(kernels.conv2d_forward(x, w, None, stride, 1, algorithm="winograd"), y)
+        check_bits(kernels.conv2d_forward(x, handle, None, stride, 1), y)
+        again = kernels.conv2d_backward_input(y, w, x.shape, stride, 1, algorithm="winograd")
+        check_bits(again, dx)
+
+
 WEIGHT_GRADIENTS = [  # of several blocks of channels and filters, which threads divide in other ways
     ((70, 130, 4, 4), 130, 1),  # all tiles are one chunk
     ((1, 70, 60, 60), 150, 1),
@@ -104,7 +128,9 @@ def test_an_infinity_among_many_tiles(isa, rng, threads):
         check_bits(kernels.conv2d_forward(x, w, padding=1, algorithm="winograd"), expected)
 
 
-@pytest.mark.parametrize("m,n,k", [(200, 300, 70), (1, 5000, 90), (5000, 1, 90), (30, 20, 3000)])
+@pytest.mark.parametrize(
+    "m,n,k", [(200, 300, 70), (700, 100, 130), (1, 5000, 90), (5000, 1, 90), (30, 20, 3000)]
+)
 def test_bits_of_products(isa, dtype, rng, threads, m, n, k):
     a, b = normal(rng, (m, k), dtype), normal(rng, (k, n), dtype)
     w = np.ascontiguousarray(b.T)
