@@ -74,7 +74,7 @@ static int take_chunk(atomic_int_fast64_t *taken, int64_t size, int64_t *begin, 
     int64_t first = atomic_load(taken), next;
     do {
         if (first >= size) return 0;
-        const int64_t part = (size - first) / CHUNKS, least = size / MOST_CHUNKS + (size < MOST_CHUNKS);
+        const int64_t part = (size - first) / CHUNKS, least = size < MOST_CHUNKS ? 1 : size / MOST_CHUNKS;
         next = first + (part > least ? part : least);
         if (next > size) next = size;
     } while (!atomic_compare_exchange_weak(taken, &first, next));

@@ -42,3 +42,8 @@ static inline int64_t fc_ceil_div(int64_t a, int64_t b) {
 static inline int64_t fc_round_up(int64_t a, int64_t b) {
     return fc_ceil_div(a, b) * b;
 }
+/* Into how many parts, at most, each of so many tasks is cut: several threads want some eight each, to end together. */
+static inline int64_t fc_parts(int64_t tasks, int64_t most) {
+    const int64_t threads = fc_get_num_threads();
+    return threads == 1 ? 1 : fc_min(most, fc_ceil_div(8 * threads, tasks));
+}
