@@ -217,8 +217,9 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     """Weights made ready once for many calls: conv2d_forward takes the result in place of w.
 
     w: (K, C/groups, R, S); input_size: (N, C, H, W) of the x to come, of which only N may be different then; the other
-    arguments as in conv2d_forward. Winograd's transform of the weights (36/9 of their size) and the packing for gemm are
-    then not done at each call. The result is a copy: later changes of w do not reach it.
+    arguments as in conv2d_forward. Winograd's transform of the weights (36/9 of their size), the packing for gemm and, where
+    they are the lanes of a direct convolution, the turning of filters are then not done at each call. The result is a copy:
+    later changes of w do not reach it.
     """
     cdef cnp.ndarray weight = contiguous(floats(w, "w", 4)), data
     cdef geometry g
