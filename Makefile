@@ -69,7 +69,7 @@ $(VENV)/installed: $(VENV)/created $(SOURCES)
 	touch $@
 
 $(VENV)/test: $(VENV)/installed
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extra.py test)
 	touch $@
 
 $(VENV)/parity: $(VENV)/test
@@ -77,7 +77,7 @@ $(VENV)/parity: $(VENV)/test
 	touch $@
 
 $(VENV)/bench: $(VENV)/parity
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[bench]' || \
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extra.py bench) || \
 		echo "not all that fastconv is compared with can be installed here: the run leaves out what is missing"
 	touch $@
 
@@ -86,5 +86,5 @@ $(VENV)/lint: $(VENV)/created
 	touch $@
 
 $(VENV)/docs: $(VENV)/installed
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[docs]'
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extra.py docs)
 	touch $@
