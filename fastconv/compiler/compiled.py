@@ -19,6 +19,12 @@ MODE = os.environ.get("FASTCONV_COMPILE", "on")
 if MODE not in ("on", "off", "check"):
     raise ValueError(f"FASTCONV_COMPILE must be on, off or check, got {MODE!r}")
 
+# Tensors of which all that a function can find out is in their arrays.
+PLAIN = kernels.Plain(
+    Tensor,
+    "_array",
+    {"requires_grad": False, "grad": None, "grad_fn": None, "_made_at": None},
+)
 MOST_TRIES = 3  # recordings of one signature that changed what they depend on
 MOST_IN_VAIN = 16  # recordings of one signature without a replay between them
 
@@ -47,15 +53,15 @@ class Compiled:
     def __call__(self, *args, **kwargs):
         if MODE == "off" or kernels.is_recording() or autograd.observer is not None:
             return self._function(*args, **kwargs)
-        if not kwargs and _are_plain(args):
-            leaves, constants, are_plain = args, len(args), True
-        else:
+        leaves, constants, arrays = args, len(args), None if kwargs else PLAIN.read(args)
+        if arrays is None:
             leaves, constants = _tensors(args, kwargs), _constants(args, kwargs)
-            are_plain = _are_plain(leaves)
-        if are_plain:
-            arrays = [leaf._array for leaf in leaves]
+            if _are_plain(leaves):
+                arrays = [leaf._array for leaf in leaves]
+        if arrays is not None:
             for plan in self._plans:
-                if kernels.same_value(plan.constants, constants) and plan.fits(arrays):
+                same = plan.constants is constants or kernels.same_value(plan.constants, constants)
+                if same and plan.fits(arrays):
                     self._last = plan
                     plan.replayed[0] = True
                     if MODE == "check":
@@ -193,10 +199,10 @@ def _tensors(args, kwargs):
 
 
 def _constants(args, kwargs):
-    """The arguments, with a mark in the place of each Tensor."""
+    """The arguments, with a mark in the place of each Tensor; their number, if there is nothing else."""
     positional = tuple([_constant(a) for a in args])
     if not kwargs:
-        return positional
+        return len(args) if all(c is _Slot for c in positional) else positional
     return positional, tuple([(k, _constant(v)) for k, v in kwargs.items()])
 
 
@@ -215,7 +221,7 @@ def _constant(value):
 
 
 def _are_plain(values):
-    """Whether they are Tensors of which all that a function can find out is in their arrays."""
+    """Whether they are plain Tensors, or views of such."""
     for value in values:
         if (
             type(value) is not Tensor

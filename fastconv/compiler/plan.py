@@ -166,7 +166,8 @@ class Plan:
     # ---- results -------------------------------------------------------------------------------------
 
     def _output(self, tensor):
-        """A function of the output arrays that gives the array of this Tensor."""
+        """The number of the output array in which this Tensor lies, and a function of it that gives the Tensor's; None
+        for the whole."""
         array = tensor._array
         root = self._root_of(array)
         if id(root) not in self._new or root.size and id(root) not in self._written_by_calls:
@@ -175,10 +176,10 @@ class Plan:
         if slot == len(self._outputs):
             self._outputs.append(root)
         if array.base is None:
-            return lambda outputs: outputs[slot]
+            return slot, None
         shape, strides, offset = array.shape, array.strides, address(array) - address(root)
         dtype = array.dtype
-        return lambda outputs: np.ndarray(shape, dtype, outputs[slot], offset, strides)
+        return slot, lambda output: np.ndarray(shape, dtype, output, offset, strides)
 
     def _new_tensor(self, tensor):
         """The number, among the Tensors that a replay makes, of the one that stands for this one."""
@@ -198,7 +199,7 @@ class Plan:
         # backward() was called inside of the step
         spent = tensor.grad_fn and Node(tensor.grad_fn.op, (), None, ())
         is_view = tensor._made_at is not None
-        self._makers.append((self._output(tensor), spent, shared, is_view))
+        self._makers.append((*self._output(tensor), spent, shared, is_view))
         return number
 
     def _result(self, value):
@@ -227,8 +228,8 @@ class Plan:
     def _make(self, outputs):
         """The Tensors that a replay makes."""
         made = []
-        for array, spent, shared, is_view in self._makers:
-            tensor = _wrap(array(outputs))
+        for slot, part, spent, shared, is_view in self._makers:
+            tensor = _wrap(outputs[slot] if part is None else part(outputs[slot]))
             if shared < len(made):
                 tensor._version = made[shared]._version
             if is_view:

@@ -1,0 +1,86 @@
+"""kernels.Plain and Watch: looking at objects without Python. What plans do with them: test_compile*.py."""
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+from fastconv import kernels
+
+
+class Point:
+    __slots__ = ("x", "kind", "mark")
+
+    def __init__(self, x, kind=None, mark=False):
+        self.x, self.kind, self.mark = x, kind, mark
+
+
+class Corner(Point):
+    __slots__ = ()
+
+
+def plain_points():
+    return kernels.Plain(Point, "x", {"kind": None, "mark": False})
+
+
+def test_plain_objects_are_read():
+    a, b = object(), [1]
+    assert plain_points().read((Point(a), Point(b))) == [a, b]
+    assert plain_points().read(()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Point(1, kind="odd"),
+        Point(1, mark=True),
+        Point(1, mark=0),
+        Corner(1),
+        Point.__new__(Point),
+        1,
+        None,
+    ],
+    ids=range(7),
+)
+def test_an_object_that_is_not_plain(other):
+    assert plain_points().read((Point(1), other)) is None
+
+
+def test_an_object_that_lost_what_is_read():
+    point = Point(1)
+    del point.x
+    assert plain_points().read((point,)) is None
+
+
+def test_what_is_read_lives_on():
+    points = (Point([1, 2]),)
+    (held,) = plain_points().read(points)
+    del points
+    assert held == [1, 2]
+
+
+def test_what_is_no_slot():
+    with pytest.raises(AttributeError):
+        kernels.Plain(Point, "y", {})
+    with pytest.raises(TypeError, match="Tensor.shape is not a slot"):
+        kernels.Plain(fc.Tensor, "shape", {})
+    with pytest.raises(TypeError, match="incorrect type"):
+        plain_points().read([Point(1)])
+
+
+def test_a_watch_names_what_changed():
+    watch, numbers, options = kernels.Watch(), [1, 2.0], {"lr": 0.1}
+    array = np.zeros((2, 3), np.float32)
+    watch.items(numbers, "the numbers")
+    watch.entry(options, "lr", "lr")
+    watch.memory(array, "the shape")
+    assert len(watch) == 3 and watch.changed() is None
+    numbers[1] = 2.0  # another object, but the same number
+    assert watch.changed() is None
+    numbers[1] = 2
+    assert watch.changed() == "the numbers"
+    numbers[1] = 2.0
+    options["lr"] = 0.2
+    assert watch.changed() == "lr"
+    options["lr"] = 0.1
+    array.resize((3, 2), refcheck=False)
+    assert watch.changed() == "the shape"
