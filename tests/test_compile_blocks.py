@@ -269,7 +269,7 @@ def test_an_input_of_any_strides(rng, threads, small):
 def test_weights_that_are_ready(rng, threads, small):
     """A convolution of a chain reads prepared weights, and new ones when they were changed."""
     threads(2)
-    net = nn.Sequential(nn.Conv2d(8, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 5, padding=2), nn.ReLU())
+    net = nn.Sequential(nn.Conv2d(8, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 7, padding=3), nn.ReLU())
     replayed = fastconv.compile(net)
     with fastconv.no_grad():
         for turn in range(6):
