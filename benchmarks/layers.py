@@ -48,6 +48,8 @@ class Layer(NamedTuple):
             return "Depthwise 3×3"
         if self.C < 8 and self.R == 3:
             return "First layers"
+        if self.R not in (1, 3, 7):
+            return "Other kernels"
         return "3×3 stride 1" if (self.R, self.stride) == (3, 1) else "1×1, 7×7 and strided"
 
 
@@ -68,6 +70,10 @@ LAYERS = [
     Layer("tutorial conv1, batch 64", 64, 1, 32, 6, 3, padding=0),
     Layer("tutorial conv2, batch 64", 64, 6, 15, 16, 3, padding=0),
     Layer("3→32 3×3 on 32², batch 32", 32, 3, 32, 32, 3),
+    Layer("64→64 5×5 on 28²", 1, 64, 28, 64, 5),
+    Layer("32→64 5×5 on 14², batch 32", 32, 32, 14, 64, 5),
+    Layer("64→128 2×2/2 on 28², batch 8", 8, 64, 28, 128, 2, stride=2, padding=0),
+    Layer("32→64 4×4/2 on 32², batch 8", 8, 32, 32, 64, 4, stride=2, padding=1),
     Layer("depthwise 144 3×3 on 56²", 1, 144, 56, 144, 3, groups=144),
     Layer("depthwise 96 3×3/2 on 112²", 1, 96, 112, 96, 3, stride=2, groups=96),
 ]

@@ -231,6 +231,22 @@ DENSE = Winograd(  # the points are 0, +-a, +-1/a and infinity
     4,
 )
 
+FIVE_BY_FIVE = Winograd(  # F(2x2, 5x5): the same points
+    DENSE.to_points,
+    np.array(
+        [
+            [1, 0, 0, 0, 0],
+            [-2 / 3, -2 / 3 * A, -1 / 3, -A / 3, -1 / 6],
+            [-2 / 3, 2 / 3 * A, -1 / 3, A / 3, -1 / 6],
+            [1 / 6, A / 3, 1 / 3, 2 / 3 * A, 2 / 3],
+            [1 / 6, -A / 3, 1 / 3, -2 / 3 * A, 2 / 3],
+            [0, 0, 0, 0, 1],
+        ]
+    ),
+    np.array([[1, 1, 1, 1, 1, 0], [0, A, -A, 2 * A, -2 * A, 1]]),
+    2,
+)
+
 # Stride 2: F(4, 2) with the points +-1, +-1/2 and infinity for the even pixels, which see the outer
 # taps; the odd ones see the middle tap.
 FIVE_TO = np.array(
@@ -402,20 +418,26 @@ def winograd_result(form, x, w, first, size, of):
     return y.reshape(N, K, rows * tile, cols * tile)[:, :, : size[0], : size[1]]
 
 
+def winograd_form(kernel, stride):
+    return FIVE_BY_FIVE if kernel == 5 else DENSE if stride == 1 else STRIDED
+
+
 def winograd_forward(x, w, padding, size, of=np.abs, stride=1):
     """A'[sum_c (G w G') * (B' x B)]A with `of` applied to all that enters. padding: top, left.
 
     With abs, this times (C + 29) eps / 2 bounds the error of y. With np.asarray it is y itself.
     """
     first = [-pad for pad in padding]
-    return winograd_result(DENSE if stride == 1 else STRIDED, x, w, first, size, of)
+    return winograd_result(winograd_form(w.shape[2], stride), x, w, first, size, of)
 
 
 def winograd_backward_input(dy, w, padding, size, of=np.abs, stride=1):
     """The same of dx: times (K + 29) eps / 2."""
     flipped = w[:, :, ::-1, ::-1].swapaxes(0, 1)
+    R = w.shape[2]
     if stride == 1:
-        return winograd_result(DENSE, dy, flipped, [pad - 2 for pad in padding], size, of)
+        first = [pad - (R - 1) for pad in padding]
+        return winograd_result(winograd_form(R, stride), dy, flipped, first, size, of)
     cut = [1 - pad % 2 for pad in padding]  # the first pixel of a tile meets the middle tap
     first = [(pad - 1 - more) // 2 for pad, more in zip(padding, cut, strict=True)]
     more = [n + c for n, c in zip(size, cut, strict=True)]
@@ -435,7 +457,7 @@ def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1):
 def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
     """How far each element of y, dx or dw may be from the exact one, as docs/accuracy.md promises.
 
-    arrays: x, w and the bias or 0; dy and w; dy and x. kernel: 3 or 7; size: of the images of x and of y.
+    arrays: x, w and the bias or 0; dy and w; dy and x. kernel: 3, 5 or 7; size: of the images of x and of y.
     """
     if which == "backward_weight":
         dy, x = arrays

@@ -128,9 +128,39 @@ OTHERS = [
     Case((1, 17, 13, 19), 17, (5, 5), padding=2, groups=17),
     Case((2, 6, 8, 9), 4, (3, 3), padding=1, groups=2),
 ]
+FIVE_BY_FIVE = [
+    Case((N, C, H, W), K, (5, 5), padding=padding)
+    for N, C, K, H, W, padding in (
+        (1, 2, 3, 5, 5, 0),
+        (2, 2, 3, 4, 3, 2),
+        (2, 3, 17, 6, 9, 2),
+        (1, 17, 4, 8, 31, ((3, 1), (0, 6))),
+        (3, 5, 33, 13, 30, (5, 2)),
+        (1, 70, 50, 3, 4, 2),  # chunks of channels
+        (1, 150, 130, 9, 10, 2),  # transformed weights made in pieces
+        (2, 40, 33, 40, 61, 1),  # super-blocks
+    )
+]
+LARGE_KERNELS = [  # filters as lanes in all passes, rows of taps that lie outside of the image
+    Case((2, 20, 9, 8), 40, (5, 5), padding=2),
+    Case((2, 33, 9, 9), 20, (5, 5)),
+    Case((2, 9, 4, 9), 33, (5, 5), padding=(7, 1)),
+    Case((1, 18, 6, 20), 20, (7, 5), padding=(3, 0)),
+    Case((3, 70, 6, 7), 50, (5, 5), padding=(1, 3)),  # few pieces of the weight gradient
+    Case((1, 130, 5, 6), 180, (5, 5), padding=2),  # one, in parts
+]
+APART = [  # strides and dilations that copies take out
+    Case((2, 6, 12, 12), 20, (2, 2), stride=2),
+    Case((1, 3, 22, 30), 17, (4, 4), stride=4),
+    Case((2, 5, 13, 14), 18, (3, 3), padding=2, dilation=2),
+    Case((1, 4, 17, 15), 20, (5, 3), stride=(3, 1), padding=2, dilation=(1, 2)),
+    Case((2, 3, 9, 40), 6, (3, 5), stride=(1, 2), padding=(1, 2)),
+]
 ALL = AROUND_THE_TILES + DEEP + STRIDED + ROWS + ONE_TAP + OTHERS
+ALL += FIVE_BY_FIVE + LARGE_KERNELS + APART
 FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)]
 FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], ONE_TAP[0], OTHERS[0], OTHERS[3]]
+FEW += FIVE_BY_FIVE[1::4] + LARGE_KERNELS[::3]
 cases = pytest.mark.parametrize("case", ALL, ids=str)
 few_cases = pytest.mark.parametrize("case", FEW, ids=str)
 
@@ -274,31 +304,31 @@ def test_errors_on_adverse_numbers(isa, dtype, case, kind):
     check_bounds(case, dtype, kind)
 
 
-@pytest.mark.parametrize("case", AROUND_THE_TILES[::4] + DEEP[2:3] + STRIDED[::3], ids=str)
+@pytest.mark.parametrize(
+    "case", AROUND_THE_TILES[::4] + DEEP[2:3] + STRIDED[::3] + FIVE_BY_FIVE[::2], ids=str
+)
 def test_the_bound_of_winograd(dtype, case):
     """The matrices of tests/reference.py are Winograd's, and its sum of absolute values is at
     most what the docstrings say: 158 sum_c max |x[patch,c]| sum |w[k,c]|."""
     x, w, _, dy = [a.astype(float) for a in draw(case, dtype)]
     padding, stride = padding_of(case)
     exact = {"of": np.asarray, "stride": stride}
-    for which, arrays, found in (
-        ("forward", (x, w, None), ref.winograd_forward(x, w, padding, case.y[2:], **exact)),
-        (
-            "backward_input",
-            (dy, w),
-            ref.winograd_backward_input(dy, w, padding, case.size, **exact),
-        ),
-        ("backward_weight", (dy, x), ref.winograd_backward_weight(dy, x, padding, **exact)),
-    ):
-        np.testing.assert_allclose(found, run(case, which, arrays, "gemm"), atol=1e-10)
+    y = ref.winograd_forward(x, w, padding, case.y[2:], **exact)
+    np.testing.assert_allclose(y, run(case, "forward", (x, w, None), "gemm"), atol=1e-10)
+    dx = ref.winograd_backward_input(dy, w, padding, case.size, **exact)
+    np.testing.assert_allclose(dx, run(case, "backward_input", (dy, w), "gemm"), atol=1e-10)
 
-    form = ref.DENSE if stride == 1 else ref.STRIDED
-    first, width = [-pad for pad in padding], len(form.to_points)
-    largest = abs(ref.winograd_tiles(x, first, case.y[2:], 4, width, form.advance)).max((3, 4))
+    form = ref.winograd_form(case.kernel[0], stride)
+    first, width, tile = [-pad for pad in padding], len(form.to_points), len(form.from_points)
+    largest = abs(ref.winograd_tiles(x, first, case.y[2:], tile, width, form.advance)).max((3, 4))
     size = ref.winograd_forward(x, w, padding, case.y[2:], stride=stride)
     simple = np.einsum("nct,kc->nkt", largest, abs(w).sum((2, 3))) * 158
-    tiles = ref.winograd_tiles(size, (0, 0), case.y[2:], 4, 4, 4)
+    tiles = ref.winograd_tiles(size, (0, 0), case.y[2:], tile, tile, tile)
     assert (tiles <= simple[..., None, None]).all()
+    if "winograd" not in algorithms(case, "backward_weight", dtype):
+        return
+    dw = ref.winograd_backward_weight(dy, x, padding, **exact)
+    np.testing.assert_allclose(dw, run(case, "backward_weight", (dy, x), "gemm"), atol=1e-10)
     size = ref.winograd_backward_weight(dy, x, padding, stride=stride)
     sums = abs(ref.winograd_tiles(dy, (0, 0), case.y[2:], 4, 4, 4)).sum((3, 4))
     assert (size <= np.einsum("nct,nkt->kc", largest, sums)[..., None, None] * 158).all()
@@ -379,8 +409,8 @@ def test_nan_and_inf_are_where_gemm_has_them(isa, dtype, rng, case, value):
             arrays = list(operands(case, which, x, w, b, dy))
             arrays[i] = array.copy()
             arrays[i].flat[rng.integers(array.size)] = value
-            if array is w and case.padding != 0:
-                continue  # gemm multiplies the zeros around the image, others need not
+            if array is w and (case.padding != 0 or which == "backward_input"):
+                continue  # gemm multiplies the zeros around the image, or dy; others need not
             wanted = run(case, which, arrays, "gemm")
             for name in algorithms(case, which, dtype)[1:]:
                 result, text = run(case, which, arrays, name), label(case, which, name, i)

@@ -90,8 +90,9 @@ cdef int64_t check_groups(object groups, int64_t channels, int64_t filters, int6
 
 ALGORITHMS = ("auto", "gemm", "winograd", "direct", "depthwise")  # in the order of fc_algorithm
 cdef dict WANTED_BY = {
-    "winograd": "a 3x3 kernel with stride 1 or 2 both ways, or a 7x7 one with stride 2, and dilation 1 and one group",
-    "direct": "one group and few channels, and for a gradient stride 1 and dilation 1",
+    "winograd": "a 3x3 kernel with stride 1 or 2 both ways, a 5x5 one with stride 1 (not for the gradient of w) or a 7x7 one with "
+                "stride 2, and dilation 1 and one group",
+    "direct": "one group, not too many channels, and for the gradient of x stride 1 and dilation 1",
     "depthwise": "groups equal to both channel counts",
 }
 DEFAULT_ALGORITHM = os.environ.get("FASTCONV_ALGORITHM") or "auto"
@@ -316,14 +317,15 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     "same" (P = H, stride 1 only; an odd rest goes to the end). float32 or float64. Raises TypeError for dtypes,
     ValueError for shapes and values.
 
-    algorithm: "auto" takes what conv2d_plan counts the fewest cycles for; "gemm", "direct" (few channels) and "depthwise"
-    compute the sum above, "winograd" (3x3 of stride 1 or 2, 7x7 of stride 2) another, of larger error. With n = C/groups R S + 1 terms
+    algorithm: "auto" takes what conv2d_plan counts the fewest cycles for; "gemm", "direct" (without packing) and "depthwise"
+    compute the sum above, "winograd" (3x3 of stride 1 or 2, 5x5 of stride 1 but for dw, 7x7 of stride 2) another, of larger error.
+    With n = C/groups R S + 1 terms
 
         gemm, direct, depthwise:  |error| <= n eps (|b| + sum |x| |w|)
         winograd:                 |error| <= 79 (C + 29) eps sum_c max |x[patch,c]| sum_{r,s} |w[k,c,r,s]| + eps |b|
 
     where patch is the 6x6 pixels (stride 2: 9x9) from which a tile of 4x4 outputs is made: a huge x perturbs all outputs
-    of its tiles. For 7x7, 7 C stands for C, the tiles are of 1x4 outputs, and the patch is of 7x13 pixels.
+    of its tiles. For 5x5, the tiles are of 2x2 outputs. For 7x7, 7 C stands for C, they are of 1x4, and the patch is of 7x13 pixels.
     Typical errors are far smaller, Winograd's 2 to 5 times gemm's: docs/accuracy.md. What is not finite is computed by
     gemm. algorithm="gemm", or FASTCONV_ALGORITHM=gemm in the environment, turns Winograd off; float64 takes it only when asked to.
     Sources: implicit im2col, Chetlur et al., arXiv 1410.0759; Winograd's F(4x4, 3x3), Lavin & Gray, arXiv 1509.09308.
