@@ -444,12 +444,12 @@ def winograd_backward_input(dy, w, padding, size, of=np.abs, stride=1):
     return winograd_result(STRIDED_INPUT, dy, flipped, first, more, of)[:, :, cut[0] :, cut[1] :]
 
 
-def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1):
+def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1, kernel=3):
     """G'[sum_t (B' x B) * (A dy A')]G, as above: times (T + 28) eps / 2, for T tiles; with stride 2
     16 times as many, for a sum goes over all points that share their weight."""
-    form, size = DENSE if stride == 1 else STRIDED, dy.shape[2:]
-    v = winograd_points(form, x, [-pad for pad in padding], size, of)
-    d = winograd_tiles(of(np.float64(dy)), (0, 0), size, 4, 4, 4)
+    form, size = winograd_form(kernel, stride), dy.shape[2:]
+    v, tile = winograd_points(form, x, [-pad for pad in padding], size, of), len(form.from_points)
+    d = winograd_tiles(of(np.float64(dy)), (0, 0), size, tile, tile, tile)
     u = np.einsum("nctij,nktij->kcij", v, both_sides(of(form.from_points.T), d), optimize=True)
     return both_sides(of(form.weights.T), u)
 
@@ -462,11 +462,13 @@ def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
     if which == "backward_weight":
         dy, x = arrays
         N, _, P, Q = dy.shape
-        tiles = N * -(-Q // 4)
         if kernel == 7:
-            return (tiles * P + 28) * eps / 2 * winograd_rows_backward_weight(dy, x, padding)
-        terms = tiles * -(-P // 4) * (1 if stride == 1 else 16)
-        return (terms + 28) * eps / 2 * winograd_backward_weight(dy, x, padding, stride=stride)
+            terms = N * P * -(-Q // 4)
+            return (terms + 28) * eps / 2 * winograd_rows_backward_weight(dy, x, padding)
+        tile = len(winograd_form(kernel, stride).from_points)
+        terms = N * -(-P // tile) * -(-Q // tile) * (1 if stride == 1 else 16)
+        sums = winograd_backward_weight(dy, x, padding, stride=stride, kernel=kernel)
+        return (terms + 28) * eps / 2 * sums
     if which == "backward_input":
         dy, w = arrays
         if kernel == 7:
