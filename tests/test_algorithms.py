@@ -142,7 +142,7 @@ FIVE_BY_FIVE = [
     )
 ]
 LARGE_KERNELS = [  # filters as lanes in all passes, rows of taps that lie outside of the image
-    Case((2, 20, 9, 8), 40, (5, 5), padding=2),
+    Case((2, 24, 9, 8), 40, (5, 5), padding=2),
     Case((2, 33, 9, 9), 20, (5, 5)),
     Case((2, 9, 4, 9), 33, (5, 5), padding=(7, 1)),
     Case((1, 18, 6, 20), 20, (7, 5), padding=(3, 0)),
