@@ -408,11 +408,15 @@ def test_nan_and_inf_are_where_gemm_has_them(isa, dtype, rng, case, value):
             arrays = list(operands(case, which, x, w, b, dy))
             arrays[i] = array.copy()
             arrays[i].flat[rng.integers(array.size)] = value
-            if array is w and (case.padding != 0 or which == "backward_input"):
-                continue  # gemm multiplies the zeros around the image, or dy; others need not
+            if array is w and case.padding != 0:
+                continue  # gemm multiplies the zeros around the image, others need not
             wanted = run(case, which, arrays, "gemm")
             for name in algorithms(case, which, dtype)[1:]:
                 result, text = run(case, which, arrays, name), label(case, which, name, i)
+                if array is w and which == "backward_input" and name == "direct":
+                    # it leaves out rows of zeros around dy, and is finite more often
+                    assert np.isnan(wanted[np.isnan(result)]).all(), text
+                    continue
                 if name == "winograd" and i < 2:  # a bias is added at the end
                     assert result.tobytes() == wanted.tobytes(), text
                 assert (np.isnan(result) == np.isnan(wanted)).all(), text

@@ -154,6 +154,14 @@ def dictionary_of_class(cls):
     return fc_dictionary_of_class(cls)
 
 
+cdef Py_ssize_t slot_offset(member, name) except -1:
+    """Where a slot lies in the objects of its class, in bytes. member: what getattr(class, ...) gives."""
+    cdef Py_ssize_t found = fc_slot_offset(member)
+    if found < 0:
+        raise TypeError(f"{name} is not a slot")
+    return found
+
+
 cdef class Watch:
     """What must be as it was for a plan to hold."""
 
@@ -200,7 +208,7 @@ cdef class Watch:
 
     def slot(self, owner, member, value, str name):
         """The slot `member` (what getattr(class, name) gives) of owner must stay `value`, which may be ABSENT."""
-        self.add(SLOT, owner, member, value, self.offset(member), name)
+        self.add(SLOT, owner, member, value, slot_offset(member, member), name)
 
     def cell(self, cell, str name):
         """What the cell of a closure holds must stay, or stay away."""
@@ -218,17 +226,11 @@ cdef class Watch:
 
     def present(self, owner, member, str name):
         """The slot must not become None."""
-        self.add(PRESENT, owner, member, None, self.offset(member), name)
+        self.add(PRESENT, owner, member, None, slot_offset(member, member), name)
 
     def memory(self, cnp.ndarray array not None, str name):
         """The array must keep its address, shape and strides."""
         self.add(MEMORY, array, None, array.view(), 0, name)
-
-    cdef Py_ssize_t offset(self, member) except -1:
-        cdef Py_ssize_t found = fc_slot_offset(member)
-        if found < 0:
-            raise TypeError(f"{member!r} is not a slot")
-        return found
 
     cdef int add(self, watched_kind kind, owner, key, value, Py_ssize_t number, str name) except -1:
         cdef watched *grown
@@ -334,9 +336,7 @@ cdef class Plain:
         if self.offsets == NULL:
             raise MemoryError("fastconv: no memory for the slots of a class")
         for i, name in enumerate((*given, slot)):
-            self.offsets[i] = fc_slot_offset(getattr(cls, name))
-            if self.offsets[i] < 0:
-                raise TypeError(f"{cls.__name__}.{name} is not a slot")
+            self.offsets[i] = slot_offset(getattr(cls, name), f"{cls.__name__}.{name}")
 
     def __dealloc__(self):
         free(self.offsets)
