@@ -44,19 +44,24 @@ def train(args):
         step = fc.compile(step)
 
     seconds = 0.0
-    for epoch in range(args.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - epoch / args.epochs)
-        title = f"epoch {epoch + 1}/{args.epochs}"
-        start = time.perf_counter()
-        batches = tqdm(loader, title, leave=False, disable=None)  # a bar where stderr is a terminal
-        loss, accuracy = train_epoch(step, batches)
-        seconds += time.perf_counter() - start
-        test_accuracy = evaluate(net, test_set)
-        accuracies = f"train accuracy {accuracy:.2%}  test accuracy {test_accuracy:.2%}"
-        print(f"{title}  loss {loss:.4f}  {accuracies}", flush=True)
-        if not math.isfinite(loss):
-            raise Failure(f"the loss became {loss}; try a smaller --lr than {lr:g}")
+    # One bar, where stderr is a terminal. One for each epoch would be collected when the next one
+    # begins, and Python swallows a Ctrl-C that comes while it collects.
+    with tqdm(total=len(loader), leave=False, disable=None) as bar:
+        for epoch in range(args.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - epoch / args.epochs)
+            title = f"epoch {epoch + 1}/{args.epochs}"
+            bar.set_description(title, refresh=False)
+            bar.reset()
+            start = time.perf_counter()
+            loss, accuracy = train_epoch(step, loader, bar)
+            seconds += time.perf_counter() - start
+            test_accuracy = evaluate(net, test_set)
+            accuracies = f"train accuracy {accuracy:.2%}  test accuracy {test_accuracy:.2%}"
+            bar.clear()
+            print(f"{title}  loss {loss:.4f}  {accuracies}", flush=True)
+            if not math.isfinite(loss):
+                raise Failure(f"the loss became {loss}; try a smaller --lr than {lr:g}")
 
     if args.save is not None:
         fc.save(net.state_dict(), args.save)
@@ -66,14 +71,15 @@ def train(args):
     print(f"{count / seconds:,.0f} images per second ({count:,} in {seconds:.1f} s)")
 
 
-def train_epoch(step, batches):
+def train_epoch(step, loader, bar):
     """One pass -> (mean loss, accuracy), both as the net was when it met each batch."""
     total_loss = correct = count = 0
-    for images, labels in batches:
+    for images, labels in loader:
         loss, output = step(images, labels)
         total_loss += loss.item() * len(labels)
         correct += (output.argmax(1) == labels).sum().item()
         count += len(labels)
+        bar.update()
     return total_loss / count, correct / count
 
 
