@@ -46,7 +46,8 @@ def train(args):
     seconds = 0.0
     # One bar, where stderr is a terminal. One for each epoch would be collected when the next one
     # begins, and Python swallows a Ctrl-C that comes while it collects.
-    with tqdm(total=len(loader), leave=False, disable=None) as bar:
+    first = f"epoch 1/{args.epochs}"
+    with tqdm(desc=first, total=len(loader), leave=False, disable=None) as bar:
         for epoch in range(args.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - epoch / args.epochs)

@@ -501,7 +501,7 @@ def test_bits_do_not_depend_on_threads(isa, dtype, threads, case):
         for name in algorithms(case, which, dtype):
             threads(1)
             wanted = run(case, which, arrays, name)
-            for count in (2, 3, 4):
+            for count in (2, 3, 4, 16):
                 threads(count)
                 result = run(case, which, arrays, name)
                 assert result.tobytes() == wanted.tobytes(), label(case, which, name, count)

@@ -244,6 +244,7 @@ def test_a_plan_does_not_hold_the_batch_it_was_recorded_with(rng):
     assert array() is None
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape")  # deprecated from NumPy 2.5 on
 def test_the_shape_of_the_array_it_was_recorded_with_may_change(rng):
     run = fastconv.compile(lambda x: x.sum(0))
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -252,6 +253,7 @@ def test_the_shape_of_the_array_it_was_recorded_with_may_change(rng):
     assert run(Tensor(array)).shape == (2,)
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape")  # deprecated from NumPy 2.5 on
 def test_the_shape_of_a_parameter_may_change_in_place():
     weight = Tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
     run = fastconv.compile(lambda: weight.sum(0))
