@@ -43,16 +43,17 @@ def train(args):
     if args.compile:
         step = fc.compile(step)
 
+    def title(epoch):
+        return f"epoch {epoch + 1}/{args.epochs}"
+
     seconds = 0.0
     # One bar, where stderr is a terminal. One for each epoch would be collected when the next one
     # begins, and Python swallows a Ctrl-C that comes while it collects.
-    first = f"epoch 1/{args.epochs}"
-    with tqdm(desc=first, total=len(loader), leave=False, disable=None) as bar:
+    with tqdm(desc=title(0), total=len(loader), leave=False, disable=None) as bar:
         for epoch in range(args.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - epoch / args.epochs)
-            title = f"epoch {epoch + 1}/{args.epochs}"
-            bar.set_description(title, refresh=False)
+            bar.set_description(title(epoch), refresh=False)
             bar.reset()
             start = time.perf_counter()
             loss, accuracy = train_epoch(step, loader, bar)
@@ -60,7 +61,7 @@ def train(args):
             test_accuracy = evaluate(net, test_set)
             accuracies = f"train accuracy {accuracy:.2%}  test accuracy {test_accuracy:.2%}"
             bar.clear()
-            print(f"{title}  loss {loss:.4f}  {accuracies}", flush=True)
+            print(f"{title(epoch)}  loss {loss:.4f}  {accuracies}", flush=True)
             if not math.isfinite(loss):
                 raise Failure(f"the loss became {loss}; try a smaller --lr than {lr:g}")
 

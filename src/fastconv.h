@@ -121,10 +121,9 @@ int fc_replay(fc_list *list);
 
 /* ---- threads and scratch memory (parallel.c) ---------------------------------------------------- */
 
-#define FC_MAX_THREADS 256
-#define FC_THREAD_BYTES \
-    (5 << 18)                    /* of workspace that a thread may have to itself: half of its L2 cache, or all of it */
-#define FC_PARALLEL_WORK 15000.0 /* nanoseconds of work for each thread below which it does not pay: it may sleep */
+#define FC_MAX_THREADS   256
+#define FC_THREAD_BYTES  (5 << 18) /* of workspace that a thread may have to itself: about its L2 cache */
+#define FC_PARALLEL_WORK 15000.0   /* nanoseconds of work for each thread below which it does not pay: it may sleep */
 
 typedef int fc_task(int64_t first, int64_t last, void *context);
 

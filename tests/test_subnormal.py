@@ -6,11 +6,14 @@ as long. So workspaces are filled with them here, and x86 processors tell whethe
 """
 
 import ctypes
+import functools
 import platform
 import sys
 
 import numpy as np
 import pytest
+from test_algorithms import PASSES, algorithms, label, operands, run
+from test_conv2d import Case
 
 from fastconv import kernels
 
@@ -23,12 +26,9 @@ MXCSR, WORDS = 7, 8  # of fenv_t, in words
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(threads):
     """The caller's, whose status is read."""
-    before = kernels.get_num_threads()
-    kernels.set_num_threads(1)
-    yield
-    kernels.set_num_threads(before)
+    threads(1)
 
 
 def uses_subnormal(call):
@@ -41,8 +41,8 @@ def uses_subnormal(call):
     return bool(state[MXCSR] & USED)
 
 
-def array(dtype, *shape):
-    rng = np.random.default_rng(0)
+def large(rng, shape, dtype):
+    """Numbers whose products and sums are not subnormal."""
     return (rng.uniform(0.5, 2, shape) * rng.choice([-1, 1], shape)).astype(dtype)
 
 
@@ -60,52 +60,44 @@ def test_it_is_told(isa, dtype):
 
 
 @pytest.mark.parametrize("order", ["nn", "tn", "nt"])
-def test_gemm(isa, dtype, order):
+def test_gemm(isa, dtype, rng, order):
     for m in (1, 3, 15, 100):
         for n in (1, 7, 17, 49, 196):
             for k in (3, 300):
-                a, b = array(dtype, m, k), array(dtype, k, n)
+                a, b = large(rng, (m, k), dtype), large(rng, (k, n), dtype)
                 a = np.asfortranarray(a) if order == "tn" else a
                 b = np.asfortranarray(b) if order == "nt" else b
                 fill_workspaces(dtype)
                 assert not uses_subnormal(lambda a=a, b=b: kernels.gemm(a, b)), (m, n, k)
 
 
-CONVOLUTIONS = [  # N, C, K, H, kernel, stride, padding, dilation, groups
-    (1, 3, 8, 20, 3, 1, 1, 1, 1),
-    (2, 17, 33, 19, 3, 1, 1, 1, 1),
-    (1, 40, 20, 15, 3, 2, 1, 1, 1),
-    (2, 5, 7, 13, 5, 1, 2, 1, 1),
-    (1, 20, 30, 7, 1, 1, 0, 1, 1),
-    (3, 70, 50, 9, 1, 1, 0, 1, 1),
-    (1, 200, 100, 5, 3, 1, 1, 1, 1),
-    (2, 12, 12, 15, 3, 1, 1, 1, 12),
-    (2, 16, 24, 11, 3, 1, 1, 1, 4),
-    (1, 8, 9, 17, 3, 1, 2, 2, 1),
-    (2, 9, 11, 10, 4, 2, 1, 1, 1),
-    (8, 1, 6, 32, 3, 1, 0, 1, 1),
+CASES = [
+    Case((1, 3, 20, 20), 8, (3, 3), padding=1),
+    Case((2, 17, 19, 19), 33, (3, 3), padding=1),
+    Case((1, 40, 15, 15), 20, (3, 3), stride=2, padding=1),
+    Case((2, 5, 13, 13), 7, (5, 5), padding=2),
+    Case((1, 20, 7, 7), 30, (1, 1)),
+    Case((3, 70, 9, 9), 50, (1, 1)),
+    Case((1, 200, 5, 5), 100, (3, 3), padding=1),
+    Case((2, 12, 15, 15), 12, (3, 3), padding=1, groups=12),
+    Case((2, 16, 11, 11), 24, (3, 3), padding=1, groups=4),
+    Case((1, 8, 17, 17), 9, (3, 3), padding=2, dilation=2),
+    Case((2, 9, 10, 10), 11, (4, 4), stride=2, padding=1),
+    Case((8, 1, 32, 32), 6, (3, 3)),
 ]
 
 
-def three_passes(dtype, algorithm, N, C, K, H, R, *options):
-    stride, padding, dilation, groups = options
-    x, w = array(dtype, N, C, H, H), array(dtype, K, C // groups, R, R)
-    P = (H + 2 * padding - dilation * (R - 1) - 1) // stride + 1
-    dy = array(dtype, N, K, P, P)
-    yield lambda: kernels.conv2d_forward(x, w, None, *options, algorithm=algorithm)
-    yield lambda: kernels.conv2d_backward_input(dy, w, x.shape, *options, algorithm=algorithm)
-    yield lambda: kernels.conv2d_backward_weight(dy, x, (R, R), *options, algorithm=algorithm)
-
-
-@pytest.mark.parametrize("algorithm", kernels.ALGORITHMS[1:])
-def test_convolutions(isa, dtype, algorithm):
-    done = 0
-    for case in CONVOLUTIONS:
-        for call in three_passes(dtype, algorithm, *case):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_convolutions(isa, dtype, rng, case):
+    arrays = case.arrays(rng, dtype, large)
+    for which in PASSES:
+        given = operands(case, which, *arrays)
+        for name in algorithms(case, which, dtype):
             fill_workspaces(dtype)
-            try:
-                assert not uses_subnormal(call), case
-                done += 1
-            except ValueError:  # not this algorithm's
-                pass
-    assert done
+            call = functools.partial(run, case, which, given, name)
+            assert not uses_subnormal(call), label(case, which, name)
+
+
+def test_the_cases_meet_each_algorithm(isa, dtype):
+    met = {name for case in CASES for which in PASSES for name in algorithms(case, which, dtype)}
+    assert met == set(kernels.ALGORITHMS[1:])
