@@ -13,7 +13,7 @@ demo: $(VENV)/installed ## train the tutorial's Net on real digits
 	$(BIN)/fastconv train
 
 test: $(VENV)/test ## every test but those that want PyTorch
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-parity: $(VENV)/parity ## the same numbers as PyTorch
 	$(BIN)/python -m pytest tests/parity

@@ -4,6 +4,7 @@ A program of its own, so that the limit holds nobody else up. Each call is made 
 workspace is still to be asked for; its result fits into what malloc keeps for small blocks.
 """
 
+import ctypes
 import resource
 import threading
 
@@ -13,6 +14,10 @@ import fastconv
 from fastconv import kernels, nn
 
 PAGE = resource.getpagesize()
+BLOCK = 64 << 10  # less than any workspace of these calls
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
 X = np.ones((2, 64, 28, 28), np.float32)
 W = np.ones((64, 64, 3, 3), np.float32)
 Y = np.empty((2, 64, 28, 28), np.float32)
@@ -20,19 +25,23 @@ Y = np.empty((2, 64, 28, 28), np.float32)
 
 def starved(call):
     """What a call raises where no more memory is to be had, or None."""
-    raised = []
+    raised, taken = [], []
 
     def run():
         before = resource.getrlimit(resource.RLIMIT_AS)
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * PAGE
         resource.setrlimit(resource.RLIMIT_AS, (used + 8 * PAGE, before[1]))
+        while block := libc.malloc(BLOCK):  # what was freed before, in which a workspace might fit
+            taken.append(block)
         try:
             call()
         except MemoryError as error:
             raised.append(str(error))
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
+            for block in taken:
+                libc.free(block)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -46,7 +46,7 @@ def test_the_fence_is_one(where):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings of its malloc")
 def test_no_memory_for_a_workspace():
     """Kernels and chains raise a MemoryError, and work again when there is some."""
-    # one arena, large blocks from the system: nothing that was freed before can do for a workspace
+    # one arena, large blocks from the system: the program can take away all that was freed before
     run = run_python(STARVED, MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="32768")
     assert run.returncode == 0 and run.stdout.endswith("done\n"), run.stderr[-2000:]
 
