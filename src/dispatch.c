@@ -2,6 +2,7 @@
 #include "fastconv.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define KERNEL(name, fields) #name,
 const char *const fc_kernel_names[FC_KERNEL_COUNT] = {
@@ -60,4 +61,16 @@ const char *fc_current_isa(void) {
 
 int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args) {
     return (*current_row())[dtype].kernel[id](args);
+}
+
+int64_t fc_l2_bytes(void) {
+    static _Atomic(int64_t) bytes;
+    if (!bytes) {
+        int64_t found = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+        found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+        bytes = found > 0 ? found : 1 << 20;
+    }
+    return bytes;
 }

@@ -77,6 +77,8 @@ int fc_select_isa(const char *name);
 const char *fc_current_isa(void);
 /* Run one kernel of the current row. */
 int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args);
+/* Of a core's L2 cache; 1 MiB where nobody knows. No bit of a result may depend on it. */
+int64_t fc_l2_bytes(void);
 
 /* ---- recorded calls (replay.c) ------------------------------------------------------------------- */
 

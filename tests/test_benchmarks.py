@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fastconv import kernels
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 FORWARD, BACKWARD = "3×3 stride 1, forward", "3×3 stride 1, backward"
 FACTS = [("processor", "P"), ("threads", "1"), ("fastconv", "F"), ("date", "today")]
@@ -84,6 +86,7 @@ def test_what_was_not_measured_is_not_met(modules):
 def test_results_and_readme(modules, monkeypatch):
     goals, report, readme, memory = modules
     monkeypatch.setitem(goals.BOUNDS, (FORWARD, "b"), "the stores")
+    monkeypatch.setattr(goals, "COUNTED_ON", kernels.isa())
     rows = [
         make_row(goals, FORWARD, "a", PyTorch=3.0, ORT=6.0, ncnn=2.0),
         make_row(goals, FORWARD, "b", PyTorch=0.5, ORT=3.0, ncnn=2.0),
@@ -94,6 +97,8 @@ def test_results_and_readme(modules, monkeypatch):
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     assert lines["b"].endswith("| **SLOWER, MISSED: under 1.2×**: the stores |")
     assert lines["a, forward"].endswith("| **MISSED** |")
+    monkeypatch.setattr(goals, "COUNTED_ON", "another")
+    assert "the stores" not in report.markdown(rows, uses, [], FACTS, "", "results.svg")
     block = readme.block(text)
     assert "](benchmarks/results.svg)" in block and "## " not in block
     assert "Goals met: 1 of 3." in block and "in 1 of 2 rows" in block
