@@ -1,4 +1,5 @@
-/* Chooses the row of kernels: one table for each instruction set, the best that this processor runs, or a named one. */
+/* Chooses the row of kernels: one table for each instruction set, the best that this processor runs, or a named one. Knows the
+ * processor's L2 cache. */
 #include "fastconv.h"
 
 #include <string.h>
