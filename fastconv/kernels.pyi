@@ -341,6 +341,17 @@ def batch_norm_forward(
     relu: bool = False,
     out: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[np.float64], NDArray[np.float64]]: ...
+def batch_norm_again(
+    x: NDArray[_Real],
+    w: NDArray[_Real] | None,
+    b: NDArray[_Real] | None,
+    mean: NDArray[np.float64],
+    invstd: NDArray[np.float64],
+    *,
+    residual: NDArray[_Real] | None = None,
+    relu: bool = False,
+    out: NDArray[_Real] | None = None,
+) -> NDArray[_Real]: ...
 def batch_norm_backward(
     dy: NDArray[_Real],
     x: NDArray[_Real],
@@ -350,6 +361,8 @@ def batch_norm_backward(
     *,
     training: bool = True,
     y: NDArray[_Real] | None = None,
+    b: NDArray[_Real] | None = None,
+    relu: bool = False,
     out: NDArray[_Real] | None = None,
 ) -> tuple[NDArray[_Real], NDArray[_Real], NDArray[_Real]]: ...
 

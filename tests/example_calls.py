@@ -82,6 +82,7 @@ def examples(dtype, size=1):
         Example("adaptive_avg_pool2d_backward", (y,), ((9, 8),)),
         Example("batch_norm_forward", (x, draw(4), draw(4))),
         Example("batch_norm_forward", (x, *channels), (), {"training": False}),
+        Example("batch_norm_again", (x, draw(4), draw(4), *statistics)),
         Example("batch_norm_backward", (draw(*x.shape), x, draw(4), *statistics)),
         Example("bias_add", (x, draw(4))),
         Example("dropout_backward", (a, np.array([5, 7], np.uint64)), (0.4,)),

@@ -101,6 +101,8 @@ def normalisations(dtype):
         yield Example("batch_norm_backward", (dy, x, w, *saved))
         yield Example("batch_norm_forward", (x, w, w), (), {"residual": dy, "relu": True})
         yield Example("batch_norm_backward", (dy, x, w, *saved), (), {"y": y})
+        yield Example("batch_norm_again", (x, w, w, *saved), (), {"residual": dy, "relu": True})
+        yield Example("batch_norm_backward", (dy, x, w, *saved), (), {"b": w, "relu": True})
 
 
 def products(dtype):

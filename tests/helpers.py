@@ -55,12 +55,6 @@ def check_bits(actual, expected):
     assert actual.tobytes() == expected.tobytes()
 
 
-def check_bits_but_of_nan(actual, expected):
-    """Which of two NaNs a sum keeps, is the compiler's choice of the first operand."""
-    check_bits(np.isnan(actual), np.isnan(expected))
-    check_bits(np.where(np.isnan(actual), 0, actual), np.where(np.isnan(expected), 0, expected))
-
-
 @contextlib.contextmanager
 def guarded(shape, dtype):
     """An array of NaN in the middle of a buffer of sentinels, which must be there afterwards."""

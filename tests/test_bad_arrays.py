@@ -59,7 +59,14 @@ def test_not_an_array(name, wrong):
     optional = {("gemm", 2), ("linear_forward", 2), ("conv2d_forward", 2), ("nll_loss_forward", 2)}
     optional |= {("nll_loss_backward", 3), ("conv2d_forward by winograd", 2)}
     optional |= {
-        (f"batch_norm_{which}", i) for which, i in (("forward", 1), ("forward", 2), ("backward", 2))
+        (f"batch_norm_{which}", i)
+        for which, i in (
+            ("forward", 1),
+            ("forward", 2),
+            ("again", 1),
+            ("again", 2),
+            ("backward", 2),
+        )
     }
     for i in range(len(e.arrays)):
         if wrong is None and (e.name, i) in optional:

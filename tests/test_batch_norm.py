@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import reference as ref
-from helpers import check, check_bits, check_bits_but_of_nan, covers, guarded, normal, numeric_slope
+from helpers import check, check_bits, covers, guarded, normal, numeric_slope
 
 import fastconv
 from fastconv import kernels, nn
@@ -91,6 +91,23 @@ def test_training(isa, dtype, rng, shape, offset):
         check(actual, exact, bound)
 
 
+@covers("batch_norm_again")
+@shapes
+def test_again(isa, dtype, rng, shape):
+    """From moments that come from elsewhere, too."""
+    x, residual, w, b = arrays(rng, shape, dtype)
+    mean, var = normal(rng, shape[1], "float64"), normal(rng, shape[1], "float64") ** 2 + 1
+    expected, _, invstd = ref.batch_norm_forward(x, w, b, mean, var)
+    size = abs(x - wide(mean, x)) * wide(abs(w) * invstd, x) + wide(abs(b), x) + abs(residual)
+    bound = (6 * np.finfo(dtype).eps * size).astype(float)
+    saved = mean, invstd.astype(float)
+    check(kernels.batch_norm_again(x, w, b, *saved), expected, bound)
+    expected = ref.relu(expected + residual)
+    check(kernels.batch_norm_again(x, w, b, *saved, residual=residual, relu=True), expected, bound)
+    kernels.batch_norm_again(x, w, b, *saved, residual=residual, relu=True, out=residual)
+    check(residual, expected, bound)
+
+
 @covers("batch_norm_forward", "batch_norm_backward")
 @shapes
 def test_with_running_statistics(isa, dtype, rng, shape):
@@ -139,12 +156,18 @@ def test_a_residual_and_relu_within(isa, dtype, rng, shape, training, special):
             out = added.copy()
             kernels.batch_norm_forward(x, w, b, *running, **options | {"residual": out}, out=out)
             check_bits(out, expected)
-    for y in (kernels.relu(plain), kernels.relu(sums)):
-        results = kernels.batch_norm_backward(dy, x, w, *saved, training=training, y=y)
+        check_bits(kernels.batch_norm_again(x, w, b, *saved, residual=added, relu=relu), expected)
+    check_bits(kernels.batch_norm_again(x, w, b, *saved), plain)
+    for y, asked in (
+        (kernels.relu(plain), {"y": kernels.relu(plain)}),
+        (kernels.relu(plain), {"b": b, "relu": True}),
+        (kernels.relu(sums), {"y": kernels.relu(sums)}),
+    ):
+        results = kernels.batch_norm_backward(dy, x, w, *saved, training=training, **asked)
         masked = kernels.relu_backward(dy, y)
         wanted = kernels.batch_norm_backward(masked, x, w, *saved, training=training)
         for actual, exact in zip(results, wanted, strict=True):
-            (check_bits_but_of_nan if special else check_bits)(actual, exact)
+            check_bits(actual, exact)
 
 
 def test_a_residual_or_result_of_another_shape(rng):
@@ -153,12 +176,16 @@ def test_a_residual_or_result_of_another_shape(rng):
     for wrong in (dy[:1], dy[0], dy.astype(np.float64)):
         with pytest.raises((ValueError, TypeError), match="residual must|residual is"):
             kernels.batch_norm_forward(x, w, b, residual=wrong)
+        with pytest.raises((ValueError, TypeError), match="residual must|residual is"):
+            kernels.batch_norm_again(x, w, b, *saved, residual=wrong)
         with pytest.raises((ValueError, TypeError), match="^y (must|is)"):
             kernels.batch_norm_backward(dy, x, w, *saved, y=wrong)
     memory = np.zeros(25, np.float32)
     with pytest.raises(ValueError, match="out shares memory with residual"):
         out, residual = memory[1:].reshape(x.shape), memory[:-1].reshape(x.shape)
         kernels.batch_norm_forward(x, w, b, residual=residual, out=out)
+    with pytest.raises(ValueError, match="give one of them"):
+        kernels.batch_norm_backward(dy, x, w, *saved, y=dy, b=b, relu=True)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])

@@ -5,6 +5,7 @@ import copy
 import warnings
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import bits, state_of, training_step
@@ -12,8 +13,18 @@ from twins import bits, state_of, training_step
 import fastconv
 from fastconv import nn, optim
 from fastconv.autograd import Tensor, no_grad
+from fastconv.compiler import remake
 
 often = settings(deadline=None, derandomize=True, max_examples=60, database=None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_results_are_made_again():
+    """As large ones are, where it saves memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remake, "LEAST_BYTES", 0)
+        yield
+
 
 # ---- nets ----------------------------------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ def pool_with_relu(calls, private):
             fits = not backwards and not gradients
         if not fits or not private(indices.root) or _missed_windows(pool):
             continue
-        if _is_written(uses, x.root, at, forwards[0]) or _is_written(
+        if is_written(uses, x.root, at, forwards[0]) or is_written(
             uses, pooled.root, forwards[0], until
         ):
             continue
@@ -209,7 +209,7 @@ def _missed_windows(pool):
     return pool.number("dilation_h") > 1 or pool.number("dilation_w") > 1
 
 
-def _is_written(uses, root, first, last):
+def is_written(uses, root, first, last):
     """Whether a call after `first`, up to `last`, writes the memory."""
     return any(first < i <= last for i in uses.writes.get(id(root), ()))
 
@@ -284,7 +284,7 @@ def gradient_of_conv_with_pool(calls, private):
         if not all(_takes_pooled(conv, pool) for conv in readers):
             continue
         roots = [pool.operands[name].root for name in given if name in pool.operands]
-        if any(_is_written(uses, root, at, users[-1]) for root in roots):
+        if any(is_written(uses, root, at, users[-1]) for root in roots):
             continue
         for conv in readers:
             for name in given:
@@ -328,7 +328,7 @@ def norm_with_residual(calls, private):
                 or residual.root is calls[norm].operands["y"].root
                 or (residual.root is target.root and not same(residual, target))
                 or any(o.writes and o.root is residual.root for o in calls[norm].operands.values())
-                or _is_written(uses, residual.root, norm, at - 1)
+                or is_written(uses, residual.root, norm, at - 1)
             ):
                 continue
             calls[norm].operands["residual"] = replace(residual, kind="IN", field="residual")
@@ -389,7 +389,7 @@ def norm_gradient_with_relu(calls, private):
             o.root is between.root for name, o in norm.operands.items() if name != "dy"
         ):
             continue
-        if any(_is_written(uses, root, at, users[1]) for root in (dy.root, rectified.root)):
+        if any(is_written(uses, root, at, users[1]) for root in (dy.root, rectified.root)):
             continue
         point(norm, "dy", dy)
         norm.operands["y"] = replace(rectified, kind="IN", field="y")

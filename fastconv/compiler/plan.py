@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
-from fastconv.compiler import blocks, memory, passes, reuse, weights
+from fastconv.compiler import blocks, memory, passes, remake, reuse, weights
 from fastconv.compiler.trace import Refused, address, root_of
 
 CONTAINERS = (tuple, list)
@@ -39,7 +39,7 @@ class Plan:
         labels = self._labels(trace.calls)
         kept = set(self._slots)
         private = self._is_private(kept, trace.recording)
-        self.calls = passes.shorten(trace.calls, private)
+        self.calls = remake.remake(passes.shorten(trace.calls, private), private, self._new)
         reuse.in_place(self.calls, private)
         self._weights = weights.make_ready(self.calls, self._of_one_name(), self.watch)
         constants = trace.recording.constants
