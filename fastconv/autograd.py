@@ -525,12 +525,14 @@ class Tensor:
     def __reduce__(self):
         if self.grad_fn is not None:
             raise RuntimeError("only leaves can be copied or pickled; use detach()")
+        kernels.not_recorded("copying or pickling a Tensor")
         self._version[2] = True
         return type(self), (self._array, self.requires_grad)
 
     def __deepcopy__(self, memo):
         if self.grad_fn is not None:
             raise RuntimeError("only leaves can be copied or pickled; use detach()")
+        kernels.not_recorded("copying or pickling a Tensor")
         copied = type(self)(kernels.new_copy(self._array), self.requires_grad)
         if self.grad is not None:
             copied.grad = _wrap(kernels.new_copy(self.grad._array))

@@ -22,6 +22,7 @@ class Generator:
         """Start anew from a seed, of which 32 bits count; returns the generator."""
         if not hasattr(seed, "__index__"):
             raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+        kernels.not_recorded("seeding a generator")
         self._seed = seed.__index__()
         self._bits = np.random.MT19937()
         self._bits.state = np.random.RandomState(self._seed & 0xFFFFFFFF).get_state(legacy=False)
@@ -35,6 +36,7 @@ class Generator:
 
     def get_state(self):
         """The state, to be given to set_state."""
+        kernels.not_recorded("reading a generator's state")
         return {
             "bits": self._bits.state,
             "seed": self._seed,
@@ -43,6 +45,7 @@ class Generator:
         }
 
     def set_state(self, state):
+        kernels.not_recorded("seeding a generator")
         self._bits.state, self._seed, self._spare = state["bits"], state["seed"], state["spare"]
         self.dropout_state[:] = state["dropout"]
 

@@ -65,9 +65,12 @@ def _assigned(y):
     return y
 
 
+@pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("name", HALF_WAY)
-def test_numbers_seen_half_way_run_eagerly(name, capsys):
-    function, cause = HALF_WAY[name]
+def test_numbers_seen_half_way_run_eagerly(name, made, capsys):
+    """Those of an argument, and those that the step itself has made: then they are computed by now."""
+    seen, cause = HALF_WAY[name]
+    function = (lambda x: seen(x * 2 + 1)) if made else seen
     run = fastconv.compile(function)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

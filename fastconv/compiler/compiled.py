@@ -97,20 +97,20 @@ class Compiled:
         try:
             _refuse_arguments(leaves)
             recorded = trace(self._function, args, kwargs, leaves)
+            plan = _plan_that_has_run(recorded)
+            self._keep(plan, recorded, signature, args, kwargs, constants)
         except Refused as refusal:
             self._give_up(signature, refusal)
         finally:
-            one_at_a_time.release()
-        if recorded is None:
-            return self._function(*args, **kwargs)
-        try:
-            self._keep(recorded, signature, args, kwargs, constants)
-        except Refused as refusal:
-            self._give_up(signature, refusal)
-        return recorded.result
+            try:
+                if recorded is not None:
+                    recorded.recording.finish()
+            finally:
+                one_at_a_time.release()
+        return self._function(*args, **kwargs) if recorded is None else recorded.result
 
-    def _keep(self, recorded, signature, args, kwargs, constants):
-        """Make a plan, unless the next call begins as this one did not."""
+    def _keep(self, plan, recorded, signature, args, kwargs, constants):
+        """Keep a plan, unless the next call begins as this one did not. plan: or why there is none."""
         if recorded.changed:
             self._tries[signature] = self._tries.get(signature, 0) + 1
             if self._tries[signature] >= MOST_TRIES:
@@ -119,7 +119,8 @@ class Compiled:
         try:
             _refuse_other_arguments(args, kwargs, recorded.leaves, constants)
             _refuse_known_containers(recorded, args, kwargs)
-            plan = Plan(recorded)
+            if isinstance(plan, Refused):
+                raise plan
         except Refused as refusal:
             refusal.watch = recorded.reach.watch
             raise
@@ -171,6 +172,19 @@ class Compiled:
 
     def __repr__(self):
         return f"<compiled {self._name}, {len(self._plans)} plans>"
+
+
+def _plan_that_has_run(recorded):
+    """The plan of a recording, or the Refused that says why there is none; the calls that were put off, it runs."""
+    try:
+        plan = Plan(recorded)
+    except Refused as refusal:
+        return refusal
+    if recorded.recording.putting_off:
+        recorded.recording.forget()
+        plan.run_put_off()
+    plan.forget_recording()
+    return plan
 
 
 def _callers_level():
@@ -282,15 +296,17 @@ def compile(function):
             optimizer.step()
             return loss
 
-    The first calls run as they are and are recorded; later ones replay the list, to the same bits, and return new
-    Tensors. A list holds for one set of shapes and dtypes, and as long as all that the function can read is what
-    it was: the modules with their modes and attributes, the memory of the parameters, globals, closures, numbers
-    among the arguments. What differs is recorded anew (the last 8 lists are kept). The numbers of an optimizer's
-    groups, such as the learning rate, are read at each replay.
+    The first calls are recorded: Python runs, and after it the kernels, in the memory of the list, or as soon as
+    anybody looks at a number. Later ones replay the list, to the same bits, and return new Tensors. A list holds for
+    one set of shapes and dtypes, and as long as all that the function can read is what it was: the modules with their
+    modes and attributes, the memory of the parameters, globals, closures, numbers among the arguments. What differs is
+    recorded anew (the last 8 lists are kept). The numbers of an optimizer's groups, such as the learning rate, are read
+    at each replay.
 
-    Python runs only while recording: what it prints or appends, it does so then. A function that must see numbers
-    half-way (`.item()`, `if loss > 1`, NumPy), has hooks, draws random numbers other than Dropout's, or changes
-    what it reads, runs eagerly, with one warning that names the cause and the line.
+    Python runs only while recording: what it prints or appends, it does so then, and what NumPy writes into memory that
+    a Tensor shares, nobody sees. A function that must see numbers half-way (`.item()`, `if loss > 1`, NumPy), has
+    hooks, draws random numbers other than Dropout's, or changes what it reads, runs eagerly, with one warning that
+    names the cause and the line.
 
     A compiled Module shares everything with the Module that was given; it replays under no_grad(), or where nothing
     requires a gradient. FASTCONV_COMPILE=off runs everything eagerly; FASTCONV_COMPILE=check runs each replay

@@ -36,6 +36,7 @@ class Plan:
         self._makers = []
         self.gradients = [(leaf, self._new_tensor(grad)) for leaf, grad in trace.gradients]
         self._build = self._result(trace.result)
+        self._add_survivors(trace)
         labels = self._labels(trace.calls)
         kept = set(self._slots)
         private = self._is_private(kept, trace.recording)
@@ -89,11 +90,13 @@ class Plan:
                 if self._is_input(operand) or id(operand.root) not in fixed:
                     form = kernels.form_of(operand.array)
                     call.operands[name] = replace(operand, array=form, root=form)
+        self._lie_already = self._inputs, self._outputs
         del (
             self._new,
             self._root_of,
             self._reached,
             self._inputs,
+            self._outputs,
             self._made,
             self._versions_of_made,
         )
@@ -164,6 +167,18 @@ class Plan:
         return chains if with_them + own < without else pointwise
 
     # ---- results -------------------------------------------------------------------------------------
+
+    def _add_survivors(self, trace):
+        """What else is still there of what the calls are to write: somebody may have it, where it was recorded."""
+        for key, root in self._new.items():
+            if (
+                key in self._written_by_calls
+                and key not in self._slots
+                and key not in trace.recording.constants
+                and trace.recording.is_alive(root)
+            ):
+                self._slots[key] = len(self._outputs)
+                self._outputs.append(root)
 
     def _output(self, tensor):
         """The number of the output array in which this Tensor lies, and a function of it that gives the Tensor's; None
@@ -276,6 +291,14 @@ class Plan:
             and is_grad_enabled() is self.grad_enabled
             and (not self._live or self._refresh())
         )
+
+    def run_put_off(self):
+        """Run the calls for the recording, which has put them off: on its inputs, into its results."""
+        self._replay.run(*self._lie_already)
+
+    def forget_recording(self):
+        """The memory of the recording is no longer needed."""
+        del self._lie_already
 
     def run(self, arrays, leaves):
         for ready in self._weights:

@@ -23,8 +23,11 @@ NEARLY = 1.03  # times the least memory is as good
 def remake(calls, private, new):
     """The calls, with some more that make results again. private: as in passes.py; new: by id, the roots that the plan
     finds places for."""
+    if not any("backward" in call.kernel for call in calls):
+        return calls
+    _write_elsewhere(calls, private, new)
     lives = _Lives(calls, private)
-    if not lives.makers or not any("backward" in call.kernel for call in calls):
+    if not lives.makers:
         return calls
     peaks = [lives.peak()[0]]
     while lives.divide():
@@ -33,6 +36,24 @@ def remake(calls, private, new):
     for _ in range(next(i for i, peak in enumerate(peaks) if peak <= NEARLY * min(peaks))):
         lives.divide()
     return lives.calls_with_more(new)
+
+
+def _write_elsewhere(calls, private, new):
+    """Where a normalisation writes over what it adds, give its result memory of its own: then both can be made again.
+    If they are not, reuse.py brings them together."""
+    uses = Uses.of(calls)
+    for at, call in enumerate(calls):
+        if call.kernel != "batch_norm_forward" or "residual" not in call.operands:
+            continue
+        y = call.operands["y"]
+        if not (same(call.operands["residual"], y) and private(y.root) and whole(y)):
+            continue
+        if uses.writes[id(y.root)][-1] == at:
+            root = _new_root(y, new)
+            call.operands["y"] = replace(y, root=root)
+            for i in uses.reads[id(y.root)]:
+                if i > at:
+                    _read_instead(calls[i], y.root, root)
 
 
 class _Lives:
@@ -199,10 +220,15 @@ def _again(call, new):
                 again.operands[name] = replace(call.operands[name], kind="IN")
     else:
         again = replace(call, words=call.words.copy(), operands=dict(call.operands))
-    root = kernels.form_of(call.operands["y"].array)
-    new[id(root)] = root
+    root = _new_root(call.operands["y"], new)
     again.operands["y"] = Operand("OUT", "y", root, root, 0)
     return again
+
+
+def _new_root(operand, new):
+    root = kernels.form_of(operand.array)
+    new[id(root)] = root
+    return root
 
 
 def _read_instead(call, root, other):

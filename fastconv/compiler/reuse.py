@@ -12,6 +12,8 @@ IN_PLACE = {
     "mul": ("y", "ab"),
     "relu": ("y", "a"),
     "relu_backward": ("y", "ab"),
+    "batch_norm_forward": ("y", ["residual"]),
+    "batch_norm_again": ("y", ["residual"]),
     "batch_norm_backward": ("dx", ["dy"]),
 }
 
@@ -22,12 +24,12 @@ def in_place(calls, private):
     for at, call in enumerate(calls):
         if call.kernel not in IN_PLACE:
             continue
-        if call.kernel != "batch_norm_backward" and not is_contiguous(call):
+        if "batch_norm" not in call.kernel and not is_contiguous(call):
             continue
         result, names = IN_PLACE[call.kernel]
         made = call.operands[result]
         if private(made.root) and whole(made) and uses.of_root(made.root)[0] == at:
-            for name in names:
+            for name in (n for n in names if n in call.operands):
                 if _is_left(calls, uses, at, call.operands[name], made, private):
                     _move(calls, uses, made.root, call.operands[name].root)
                     break

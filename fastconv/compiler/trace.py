@@ -75,7 +75,8 @@ class Call:
 class Trace:
     """A recorded call. leaves: the Tensors among its arguments; gradients: (leaf, its new grad) where the call
     replaced it; live: (optimizer, group, its calls) whose numbers are read anew at each replay; changed: the name
-    of something that the call depends on and has itself changed, or None."""
+    of something that the call depends on and has itself changed, or None. recording: to be finished; while it is
+    putting off, no call has run."""
 
     calls: list[Call]
     leaves: list[Tensor]
@@ -157,8 +158,9 @@ def _numbers(reach):
 
 
 def trace(function, args, kwargs, leaves):
-    """Run the function and write it down; who calls holds `one_at_a_time`. Raises what the function raises. Raises
-    Refused only before it runs; a Trace whose recording has a refusal afterwards was run, but cannot be replayed."""
+    """Call the function and write it down; whoever traces holds `one_at_a_time` and finishes the recording. Raises what
+    the function raises. Raises Refused only before it is called; a Trace whose recording has a refusal afterwards
+    cannot be replayed."""
     reach = Reach()
     reach.walk(function, _others([*args, *kwargs.values()]))
     if reach.refusal:
@@ -168,16 +170,13 @@ def trace(function, args, kwargs, leaves):
     states, numbers, mode = [_state(leaf) for leaf in leaves], _numbers(reach), is_grad_enabled()
     everything = [*leaves, *reach.tensors.values()]
     versions = [t._version[0] for t in everything]
-    marks = []
-    with kernels.Recording() as recording:
-        outer, optimizers.listener = optimizers.listener, None
-        try:
-            optimizers.listener = lambda optimizer, group: marks.append(
-                (optimizer, group, len(recording.calls)) if kernels.is_recording() else None
-            )
-            result = function(*args, **kwargs)
-        finally:
-            optimizers.listener = outer
+    known = _known_roots(leaves, reach, before)
+    recording = kernels.Recording(frozenset(known))
+    try:
+        result, marks = _recorded(recording, function, args, kwargs)
+    except BaseException:
+        recording.finish()
+        raise
     changed = reach.watch.changed()
     if numbers != _numbers(reach):
         changed = changed or "an option of an optimizer"
@@ -219,6 +218,20 @@ def trace(function, args, kwargs, leaves):
         if id(optimizer) in reach.optimizers and reach.is_live(optimizer)
     ]
     return Trace(calls, leaves, result, reach, gradients, live, changed, recording)
+
+
+def _recorded(recording, function, args, kwargs):
+    """What the function returns, and (optimizer, group, number of its first call) for each update."""
+    marks = []
+    outer, optimizers.listener = optimizers.listener, None
+    with recording:
+        try:
+            optimizers.listener = lambda optimizer, group: marks.append(
+                (optimizer, group, len(recording.calls)) if kernels.is_recording() else None
+            )
+            return function(*args, **kwargs), marks
+        finally:
+            optimizers.listener = outer
 
 
 def _refuse_unseen_changes(recording, calls, tensors):

@@ -9,10 +9,15 @@ cdef int run(int type_number, fc_kernel_id kernel, const void *args) except -1:
     """Run one kernel of the current row, without the GIL."""
     cdef int status
     cdef fc_dtype dtype = FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64
-    if open_recording is not None:
-        open_recording.note(dtype, kernel, args)
+    if open_recording is not None and open_recording.note(dtype, kernel, args):
+        return 0
     with nogil:
         status = fc_run(dtype, kernel, args)
+    return check_status(status)
+
+
+cdef int check_status(int status) except -1:
+    """Raise what a kernel's status says."""
     if status and open_recording is not None:
         open_recording.refuse("a kernel failed inside of it")
     if status == FC_BAD_INDEX:
@@ -84,7 +89,7 @@ cdef cnp.ndarray empty(int ndim, const int64_t *shape, int type_number):
         sizes[d] = shape[d]
     if open_recording is None:
         return fc_new_array(ndim, sizes, type_number)
-    array = cnp.PyArray_EMPTY(ndim, sizes, type_number, 0)  # by the recording's handler
+    array = fc_noted_array(ndim, sizes, type_number)
     open_recording.see_new(array)
     return array
 

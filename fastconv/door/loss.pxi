@@ -76,6 +76,9 @@ cdef tuple nll(cnp.ndarray log_p, cnp.ndarray labels, cnp.ndarray weights, int64
         log_p=log_p.data, target=labels.data, weight=NULL, y=y.data, total=total.data)
     if weights is not None:
         args.weight = weights.data
+    cdef label_place place = label_place(0, 0, labels.size, args.C, ignore_index)
+    if not are_classes(<const int64_t *>labels.data, &place):
+        settle()  # who recorded it may want to know here
     try:
         run(type_of(log_p), FC_nll_loss, &args)
     except IndexError:

@@ -8,7 +8,9 @@
 # Two memory handlers of NumPy do it, by the same functions. One is for the arrays that the door makes. The other is in force
 # while a recording is open, and notes NumPy's allocations too: what NumPy computed inside of a step is not seen by the door,
 # and must not be taken for something that was there before. Nothing noted is given back while the recording is open, so that
-# an address means one array; its pages are, so that recording takes no more memory than running.
+# an address means one array; its pages are, so that recording takes no more memory than running. Where a recording puts off its
+# calls, an array that NumPy makes lets them run: it may be a copy of what they are to write. Until then large arrays are
+# addresses without memory, but for the page of their header.
 cdef extern from *:
     """
     #include <pthread.h>
@@ -18,6 +20,10 @@ cdef extern from *:
     #if defined(__linux__)
     #include <sys/mman.h>
     #endif
+    #if defined(__GLIBC__)
+    #include <malloc.h>
+    #endif
+    #include "fastconv.h"
 
     #define FC_LINE 64
     #define FC_KILOBYTE 1024
@@ -33,15 +39,15 @@ cdef extern from *:
     }
     #endif
 
-    /* What stands before an array. */
-    typedef struct fc_header { void *block; size_t size; } fc_header;
+    /* What stands before an array; mapped: bytes that the system gave for it alone, or 0. */
+    typedef struct fc_header { void *block; size_t size, mapped; } fc_header;
 
     static size_t fc_room(size_t size) { return sizeof(fc_header) + (size < FC_LARGE ? FC_LINE : FC_PAGE); }
     static void *fc_array_in(void *block, size_t size) {
         if (!block) return NULL;
         const size_t unit = size < FC_LARGE ? FC_LINE : FC_PAGE;
         char *const memory = (char *)(((size_t)block + fc_room(size)) / unit * unit);
-        ((fc_header *)memory)[-1] = (fc_header){block, size};
+        ((fc_header *)memory)[-1] = (fc_header){block, size, 0};
     #if defined(MADV_HUGEPAGE)
         if (size >= FC_HUGE) fc_advise(memory, size, MADV_HUGEPAGE);
     #endif
@@ -61,7 +67,13 @@ cdef extern from *:
         memmove(fc_kept.size + i, fc_kept.size + i + 1, (fc_kept.count - i) * sizeof *fc_kept.size);
         return memory;
     }
-    static void fc_give_back(void *memory) { free(((fc_header *)memory)[-1].block); }
+    static void fc_give_back(void *memory) {
+        const fc_header header = ((fc_header *)memory)[-1];
+    #if defined(MADV_HUGEPAGE)
+        if (header.mapped) { munmap(header.block, header.mapped); return; }
+    #endif
+        free(header.block);
+    }
     static void fc_give_back_kept(size_t most) {
         while (fc_kept.count && (fc_kept.bytes > most || fc_kept.count == FC_KEPT)) fc_give_back(fc_drop_kept(0));
     }
@@ -135,42 +147,136 @@ cdef extern from *:
             if (fc_noted.address[i] == address) return 1;
         return 0;
     }
+
+    /* Calls that a recording has put off, and memory given back between them (args NULL), in their order. */
+    typedef struct fc_put_off { fc_call call; void *memory; size_t size; } fc_put_off;
+    static struct { fc_put_off *list; size_t count, room; int wanted, status, by_door; } fc_later;
+
+    static int fc_add_later(fc_put_off what) {
+        if (fc_later.count == fc_later.room) {
+            const size_t room = fc_later.room ? 2 * fc_later.room : 1024;
+            fc_put_off *const grown = (fc_put_off *)realloc(fc_later.list, room * sizeof *grown);
+            if (!grown) return 0;
+            fc_later.list = grown, fc_later.room = room;
+        }
+        fc_later.list[fc_later.count++] = what;
+        return 1;
+    }
+    static int fc_put_off_call(fc_dtype dtype, fc_kernel_id kernel, const void *args) {
+        return fc_add_later((fc_put_off){{dtype, kernel, args}, NULL, 0});
+    }
+    static void fc_give_back_pages(void *memory, size_t size) {
+    #if defined(MADV_HUGEPAGE)
+        if (size >= FC_LARGE) fc_advise(memory, size, MADV_DONTNEED); /* not the page of its header */
+    #else
+        (void)memory, (void)size;
+    #endif
+    }
+    /* An array that may never be written. Huge pages would come with its header. */
+    static void *fc_addresses_only(size_t size) {
+    #if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
+        if (size < FC_LARGE || size > PY_SSIZE_T_MAX - 2 * FC_PAGE) return NULL;
+        const size_t bytes = (size + 2 * FC_PAGE - 1) / FC_PAGE * FC_PAGE;
+        char *const block = (char *)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (block == MAP_FAILED) return NULL;
+        madvise(block, bytes, MADV_NOHUGEPAGE);
+        ((fc_header *)(block + FC_PAGE))[-1] = (fc_header){block, size, bytes};
+        return block + FC_PAGE;
+    #else
+        (void)size;
+        return NULL;
+    #endif
+    }
+    static int fc_is_dead(size_t address) {
+        for (size_t i = 0; i < fc_dead.count; i++)
+            if (fc_dead.address[i] == address) return 1;
+        return 0;
+    }
+    /* What is still there, will be written. */
+    static void fc_expect_writes(void) {
+    #if defined(MADV_HUGEPAGE)
+        for (size_t i = 0; i < fc_noted.count; i++) {
+            void *const memory = (void *)fc_noted.address[i];
+            if (fc_is_dead((size_t)memory)) continue;
+            const fc_header header = ((fc_header *)memory)[-1];
+            if (header.mapped && header.size >= FC_HUGE) fc_advise(memory, header.size, MADV_HUGEPAGE);
+        }
+    #endif
+    }
+    /* Up to one that fails; its status, and from then on that. With the GIL: no other thread of Python's sees it half done. */
+    static int fc_run_put_off(void) {
+        fc_expect_writes();
+        fc_later.wanted = 0;
+        for (size_t i = 0; i < fc_later.count && !fc_later.status; i++) {
+            const fc_put_off *const next = fc_later.list + i;
+            if (next->call.args)
+                fc_later.status = fc_run(next->call.dtype, next->call.kernel, next->call.args);
+            else
+                fc_give_back_pages(next->memory, next->size);
+        }
+        fc_later.count = 0;
+        return fc_later.status;
+    }
+    static void fc_forget_put_off(void) {
+        fc_expect_writes();
+        fc_later.count = 0, fc_later.wanted = fc_later.status = 0;
+    }
+
     static void *fc_note(void *memory) {
+        if (fc_later.count && !fc_later.by_door) fc_run_put_off();
         if (memory && fc_noting && !fc_add(&fc_noted, memory)) { fc_free(NULL, memory, 0); return NULL; }
         return memory;
     }
-    static void *fc_noting_malloc(void *context, size_t size) { return fc_note(fc_malloc(context, size)); }
+    static void *fc_noting_malloc(void *context, size_t size) {
+        void *const memory = fc_later.wanted && fc_later.by_door ? fc_addresses_only(size) : NULL;
+        return fc_note(memory ? memory : fc_malloc(context, size));
+    }
     static void *fc_noting_calloc(void *context, size_t count, size_t size) { return fc_note(fc_calloc(context, count, size)); }
     static void *fc_noting_realloc(void *context, void *memory, size_t size) {
         return fc_note(fc_realloc(context, memory, size));
     }
     static void fc_noting_free(void *context, void *memory, size_t size) {
         if (!fc_noting || !fc_was_noted((size_t)memory) || !fc_add(&fc_dead, memory)) { fc_free(context, memory, size); return; }
-    #if defined(MADV_HUGEPAGE)
-        if (size >= FC_LARGE) fc_advise(memory, size, MADV_DONTNEED); /* not the page of its header */
-    #endif
+        if (!fc_later.count || !fc_add_later((fc_put_off){{0}, memory, size})) fc_give_back_pages(memory, size);
+    }
+    /* An array that the door makes while a recording is open, by the recording's handler. */
+    static PyObject *fc_noted_array(int ndim, npy_intp *shape, int type_number) {
+        fc_later.by_door = 1;
+        PyObject *const array = PyArray_SimpleNew(ndim, shape, type_number);
+        fc_later.by_door = 0;
+        return array;
     }
     static PyDataMem_Handler fc_noting_handler = {
         "fastconv_recording", 1,
         {NULL, fc_noting_malloc, fc_noting_calloc, fc_noting_realloc, fc_noting_free},
     };
 
-    static PyObject *fc_begin_noting(void) {
+    /* Blocks that are kept: what is recorded has its own memory, and so has a replay. */
+    static void fc_give_up_kept(void) {
+        pthread_mutex_lock(&fc_keeping);
+        fc_give_back_kept(0);
+        pthread_mutex_unlock(&fc_keeping);
+    #if defined(__GLIBC__)
+        malloc_trim(0); /* and what lies free between other blocks */
+    #endif
+    }
+    /* putting_off: whether calls are to be put off. */
+    static PyObject *fc_begin_noting(int putting_off) {
         PyObject *const capsule = PyCapsule_New(&fc_noting_handler, "mem_handler", NULL);
         if (!capsule) return NULL;
         PyObject *const before = PyDataMem_SetHandler(capsule);
         Py_DECREF(capsule);
         fc_noted.count = 0;
         fc_noting = 1;
+        fc_later.count = 0, fc_later.wanted = putting_off, fc_later.status = 0;
+        fc_give_up_kept();
         return before;
     }
     static void fc_end_noting(void) {
         fc_noting = 0;
         for (size_t i = 0; i < fc_dead.count; i++) fc_give_back((void *)fc_dead.address[i]);
         fc_dead.count = 0;
-        pthread_mutex_lock(&fc_keeping);
-        fc_give_back_kept(0); /* a replay has its own memory */
-        pthread_mutex_unlock(&fc_keeping);
+        fc_give_up_kept();
     }
 
     /* An array whose numbers are still to be written, in C order. The handler in force, which NumPy would look up for each,
@@ -195,7 +301,12 @@ cdef extern from *:
     }
     """
     int fc_was_noted(size_t address)
-    object fc_begin_noting()
+    int fc_is_dead(size_t address)
+    int fc_put_off_call(fc_dtype dtype, fc_kernel_id kernel, const void *args)
+    int fc_run_put_off()
+    void fc_forget_put_off()
+    cnp.ndarray fc_noted_array(int ndim, cnp.npy_intp *shape, int type_number)
+    object fc_begin_noting(bint putting_off)
     void fc_end_noting()
     cnp.ndarray fc_new_array(int ndim, cnp.npy_intp *shape, int type_number)
     object PyDataMem_SetHandler(object handler)

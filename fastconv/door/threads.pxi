@@ -39,6 +39,7 @@ def isa():
 
 def set_isa(name):
     """Use the named instruction set from now on, in all threads; ValueError if it is not in available_isas()."""
+    settle()
     if not isinstance(name, str) or not fc_select_isa(name.encode()):
         raise ValueError(f"instruction set must be one of {', '.join(available_isas())}, got {name!r}")
 
@@ -49,6 +50,7 @@ def set_num_threads(threads):
         raise TypeError(f"number of threads must be an int, got {type(threads).__name__}")
     if not 1 <= threads <= FC_MAX_THREADS:
         raise ValueError(f"number of threads must be from 1 to {FC_MAX_THREADS}, got {threads}")
+    settle()
     fc_set_num_threads(threads)
 
 

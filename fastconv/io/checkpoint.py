@@ -67,6 +67,7 @@ def save(state_dict: Mapping[str, Tensor | np.ndarray], path: Path) -> None:
     """
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"save takes a state dict, got {type(state_dict).__name__}")
+    kernels.not_recorded("saving")
     arrays = {name: _checked_array(name, value) for name, value in state_dict.items()}
     data = to_safetensors(arrays, metadata={ORDER: json.dumps(list(arrays))})
     _replace_file(os.path.realpath(path), data)

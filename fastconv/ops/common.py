@@ -93,6 +93,14 @@ def array_of(x):
     return x._array if isinstance(x, Tensor) else x
 
 
+def broadcasts(shape, to):
+    """Whether an array of one shape broadcasts to another."""
+    missing = len(to) - len(shape)
+    return missing >= 0 and all(
+        size in (1, wanted) for size, wanted in zip(shape, to[missing:], strict=True)
+    )
+
+
 def unbroadcast(gradient, shape):
     """The adjoint of broadcasting `shape` to gradient.shape: the sum over what was repeated."""
     if gradient.shape == shape:

@@ -7,6 +7,7 @@ from fastconv.autograd import Tensor, change
 from fastconv.ops.common import (
     array_of,
     as_tensor,
+    broadcasts,
     cast,
     is_floating,
     is_number,
@@ -50,7 +51,7 @@ def _operand(target, other, what):
 def _arithmetic(op, kernel, function, target, other, gradient_target, gradient_other, saves):
     other = _operand(target, other, op)
     x, operand = target._array, array_of(other)
-    if isinstance(operand, np.ndarray) and np.broadcast_shapes(x.shape, operand.shape) != x.shape:
+    if isinstance(operand, np.ndarray) and not broadcasts(operand.shape, x.shape):
         raise RuntimeError(
             f"shape {operand.shape} does not broadcast to {x.shape}, which is changed in place"
         )
@@ -194,7 +195,7 @@ def copy_(input, other):
     other = as_tensor(other, "other")
     own, source = input._array.dtype, cast(other, input._array.dtype)
     shape = source._array.shape
-    if np.broadcast_shapes(input._array.shape, shape) != input._array.shape:
+    if not broadcasts(shape, input._array.shape):
         raise RuntimeError(f"shape {shape} does not broadcast to {input._array.shape} ({own})")
 
     def compute():
@@ -219,7 +220,7 @@ def setitem(input, key, value):
     if not is_number(value):
         while source.ndim > place.ndim and source.shape[0] == 1:
             source = source[0]
-        if np.broadcast_shapes(place.shape, source.shape) != place.shape:
+        if not broadcasts(source.shape, place.shape):
             raise RuntimeError(f"shape {source.shape} does not broadcast to {place.shape}")
 
     def compute():

@@ -181,6 +181,7 @@ class Optimizer:
     def _loaded(self, param: Tensor, name: str, value: Any) -> Any:
         """A copy of one state entry: a Tensor like `param`, or a plain number."""
         array = value._array if isinstance(value, Tensor) else value
+        kernels.not_recorded("loading a state")
         if name == "step":
             return Tensor(np.array(int(array), np.int64))
         if not isinstance(array, np.ndarray):
