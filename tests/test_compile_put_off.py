@@ -167,7 +167,7 @@ def test_what_is_kept_elsewhere(rng, put_off):
     run = fastconv.compile(function)
     for _ in range(3):
         assert bits(run(x)) == bits(x * 2 * 3)
-    assert put_off == [True] * 3  # for the list is another one each time
+    assert put_off == [True]  # then the list holds an array, which cannot be watched
     for whole, row in kept:
         assert bits(whole) == bits(x * 2 + 1)
         assert row.tobytes() == (x * 2)._array[1].tobytes()
