@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import warnings
 import weakref
 
 import numpy as np
@@ -260,3 +261,59 @@ def test_the_shape_of_a_parameter_may_change_in_place():
     run(), run()
     weight._array.shape = (3, 2)
     assert run().shape == (2,)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_a_normalisation_after_the_update(rng, optimizer):
+    """Its momentum and eps are its own, whatever the optimizer's are, and change to."""
+
+    def make():
+        fastconv.manual_seed(3)
+        net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+        return net, OPTIMIZERS[optimizer](net.parameters())
+
+    runs = []
+    for wrap in (lambda f: f, fastconv.compile):
+        net, made = make()
+
+        def step(x, net=net, made=made):
+            made.zero_grad()
+            net(x).sum().backward()
+            made.step()
+            with fastconv.no_grad():
+                return net(x)
+
+        runs.append((wrap(step), net, made))
+    for i in range(5):
+        x = vector(rng, 6, 4)
+        assert bits(runs[0][0](x)) == bits(runs[1][0](x))
+        assert state_of(*runs[0][1:]) == state_of(*runs[1][1:])
+        for _, _, made in runs:
+            made.param_groups[0]["lr"] = 0.01 * (i + 1)
+
+
+def test_an_option_set_between_two_updates(rng):
+    """Each update has its own; a replay could not know it."""
+    runs = []
+    for wrap in (lambda f: f, fastconv.compile):
+        net = tiny()
+        made = OPTIMIZERS["sgd"](net.parameters())
+
+        def step(x, net=net, made=made):
+            for lr in (0.1, 0.2):
+                made.param_groups[0]["lr"] = lr
+                made.zero_grad()
+                net(x).sum().backward()
+                made.step()
+
+        runs.append((wrap(step), net, made))
+    for _ in range(4):
+        x = vector(rng, 6, 4)
+        runs[0][0](x)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            runs[1][0](x)
+        assert state_of(*runs[0][1:]) == state_of(*runs[1][1:])
+        assert [str(w.message) for w in caught if "sets an option" in str(w.message)] == [
+            str(w.message) for w in caught
+        ]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -77,9 +78,10 @@ def by_kernel_into(y):
     return y._array.tolist()
 
 
-def by_thread(y):
+def elsewhere(function):
+    """What the function returns in another thread."""
     found = []
-    other = threading.Thread(target=lambda: found.append((y * 2).relu().detach()._array.copy()))
+    other = threading.Thread(target=lambda: found.append(function()))
     other.start()
     other.join()
     return found[0]
@@ -108,12 +110,16 @@ def by_number(y):
     return y.sum().item(), y.tolist(), str(y), bool((y * 2).max() > 1)
 
 
+def by_indices(y):
+    return y[[0, 1]].detach().tolist(), y.T.reshape(6).detach().tolist()
+
+
 LOOKS = [
+    by_indices,
     by_array,
     by_reshaping,
     by_kernel,
     by_kernel_into,
-    by_thread,
     by_pickle,
     by_deepcopy,
     by_saving,
@@ -122,15 +128,20 @@ LOOKS = [
 ]
 
 
+@pytest.mark.parametrize("thread", ["the same", "another"])
 @pytest.mark.parametrize("look", LOOKS, ids=lambda f: f.__name__)
-def test_whoever_looks_finds_the_numbers(rng, look, tmp_path, monkeypatch):
+def test_whoever_looks_finds_the_numbers(rng, look, thread, tmp_path, monkeypatch):
+    """By what is private, in the same thread only."""
+    if thread == "another" and look in (by_array, by_reshaping):
+        return
     monkeypatch.chdir(tmp_path)
     seen = []
 
     def function(x):
         y = x * 2 + 1
         y = (y * y).relu() - x
-        seen.append(np.asarray(look(y), object).tolist())
+        found = look(y) if thread == "the same" else elsewhere(lambda: look(y))
+        seen.append(np.asarray(found, object).tolist())
         return y * 3
 
     x = vector(rng, 2, 3)
@@ -152,6 +163,93 @@ def test_a_buffer_that_is_filled_again(rng):
 
     x = vector(rng, 2, 3)
     assert bits(fastconv.compile(function)(x)) == bits(function(x))
+
+
+def test_another_thread_changes_what_is_known(rng):
+    """A parameter, which it finds as it is by then, and which is as it was for what came before."""
+    w = Tensor(np.ones(3, np.float32))
+
+    def function(x):
+        y = x * w
+        w.mul_(2)
+        seen = elsewhere(lambda: (w * 1).add_(w).tolist())
+        elsewhere(lambda: w.add_(1))
+        return y, w * x, seen[0] * 1.0
+
+    x = vector(rng, 3)
+    expected = function(x)
+    w._array[...] = 1
+    assert bits(fastconv.compile(function)(x)) == bits(expected)
+    assert w.tolist() == [3, 3, 3]
+
+
+def test_a_thread_waits_for_what_was_published(rng, monkeypatch):
+    """While the plan is made, and while it runs."""
+    published, seen, ready = [], [], threading.Event()
+    original = compiled.Plan
+
+    def slow(recorded):
+        ready.set()
+        time.sleep(0.05)
+        return original(recorded)
+
+    def consume():
+        ready.wait(5)
+        seen.append(published[0].tolist())
+
+    def function(x):
+        y = (x @ x).relu()
+        published.append(y)
+        return y + 1
+
+    x = vector(rng, 300, 300)
+    expected = (x @ x).relu().tolist()
+    monkeypatch.setattr(compiled, "Plan", slow)
+    other = threading.Thread(target=consume)
+    other.start()
+    fastconv.compile(function)(x)
+    other.join()
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("where", ["before", "forward", "backward", "after"])
+def test_numpy_makes_an_array(rng, where, put_off):
+    """It may be a copy of what is not computed yet: all that came before runs, and once only."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny()
+
+        def forward(self, x):
+            return numpy("forward", self.inner(x))
+
+    def numpy(here, x):
+        if here == where:
+            np.fromiter(range(1000), np.float32)  # grows, too
+        return x
+
+    def twin(wrap):
+        net = Net()
+        optimizer, criterion = OPTIMIZERS["momentum"](net.parameters()), nn.CrossEntropyLoss()
+
+        def step(x, y):
+            numpy("before", x)
+            optimizer.zero_grad()
+            loss = criterion(net(x), y)
+            loss.backward()
+            numpy("backward", x)
+            optimizer.step()
+            return numpy("after", loss)
+
+        return wrap(step), net, optimizer
+
+    eager, step = twin(lambda f: f), twin(fastconv.compile)
+    for _ in range(4):
+        data = vector(rng, 6, 4), Tensor(rng.integers(0, 3, 6))
+        assert bits(eager[0](*data)) == bits(step[0](*data))
+        assert state_of(*eager[1:]) == state_of(*step[1:])
+    assert put_off == [False, False]
 
 
 def test_what_is_kept_elsewhere(rng, put_off):
@@ -283,16 +381,69 @@ def test_an_error_of_a_kernel_that_was_put_off(rng):
 
 
 def test_recordings_follow_each_other(rng):
-    """One that was not finished leaves nothing behind."""
+    """One that has ended leaves nothing behind."""
     x = vector(rng, 3)
-    with pytest.raises(ZeroDivisionError), kernels.Recording(frozenset()) as recording:
+    recording = kernels.Recording()
+    recording.put_off(frozenset())
+    with pytest.raises(ZeroDivisionError), recording:
         y = x * 2
-        assert recording.putting_off is False  # x is not known
+        assert not recording.putting_off  # x is not known
         _ = 1 / 0
     assert bits(y) == bits(x * 2)
-    with kernels.Recording(frozenset([id(x._array)])) as recording:
+    recording.finish()
+    recording = kernels.Recording()
+    recording.put_off(frozenset([id(x._array)]))
+    with recording:
         y = x * 2
     assert recording.putting_off
     recording.finish()
     recording.finish()
     assert bits(y) == bits(x * 2) and not recording.putting_off
+
+
+def test_no_memory_for_the_arena(rng, monkeypatch):
+    """What it needs at one time, or one after the other: the step runs all the same."""
+
+    def no_memory(size):
+        raise MemoryError
+
+    monkeypatch.setattr("fastconv.compiler.memory.aligned_bytes", no_memory)
+    eager, step = twins(resnet18(10, "cifar", 4), OPTIMIZERS["momentum"], nn.CrossEntropyLoss())
+    for _ in range(3):
+        compare(eager, step, (vector(rng, 2, 3, 8, 8), Tensor(rng.integers(0, 10, 2))))
+
+
+def test_a_result_that_no_memory_holds(rng):
+    def function(x):
+        try:
+            return x.expand(2**45) * 1
+        except MemoryError:
+            return x * 2
+
+    x = vector(rng, 1)
+    assert bits(fastconv.compile(function)(x)) == bits(x * 2)
+
+
+def test_an_option_that_is_gone(rng):
+    """After the update; the next one misses it, as in an eager step."""
+    net = tiny()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+
+    def step(x):
+        net(x).sum().backward()
+        optimizer.step()
+        optimizer.param_groups[0].pop("dampening")
+
+    other = copy.deepcopy(net)
+    x = vector(rng, 5, 4)
+    fastconv.compile(step)(x)
+    other(x).sum().backward()
+    OPTIMIZERS["sgd"](other.parameters()).step()
+    assert state_of(net) == state_of(other)
+
+
+def test_code_without_a_module(rng):
+    names = {"kernels": kernels, "Tensor": Tensor, "__name__": None}
+    exec("def function(x): return Tensor(kernels.relu((x * 2)._array)) * 1", names)
+    x = vector(rng, 3)
+    assert bits(fastconv.compile(names["function"])(x)) == bits((x * 2).relu())

@@ -47,7 +47,7 @@ HALF_WAY = {
     "mask": (lambda x: x[x > 0] * 2, "indexing"),
     "indices": (lambda x: x[Tensor(np.array([0, 1]))] * 2, "indexing"),
     "an index": (lambda x: x * x[x.argmax()], "indexing"),
-    "list of indices": (lambda x: x[[0, 1]] * 2, "NumPy"),
+    "list of indices": (lambda x: x[[0, 1]] * 2, "indexing"),
     "assignment by a mask": (lambda x: _assigned(x * 1), "indexing"),
     "rand": (lambda x: x * fastconv.rand(3), "random"),
     "randn": (lambda x: x + fastconv.randn(1), "random|NumPy"),

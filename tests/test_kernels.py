@@ -41,6 +41,7 @@ RECORDING = {
     "empty_array",
     "new_copy",
     "not_recorded",
+    "settle",
     "is_recording",
     "same_value",
 }

@@ -93,18 +93,17 @@ class Compiled:
         # While another thread records, this one does not wait: the other could be waiting for this one.
         if self._stays_eager(signature) or not one_at_a_time.acquire(blocking=False):
             return self._function(*args, **kwargs)
-        recorded = None
+        recorded, recording = None, kernels.Recording()
         try:
             _refuse_arguments(leaves)
-            recorded = trace(self._function, args, kwargs, leaves)
+            recorded = trace(recording, self._function, args, kwargs, leaves)
             plan = _plan_that_has_run(recorded)
             self._keep(plan, recorded, signature, args, kwargs, constants)
         except Refused as refusal:
             self._give_up(signature, refusal)
         finally:
             try:
-                if recorded is not None:
-                    recorded.recording.finish()
+                recording.finish()
             finally:
                 one_at_a_time.release()
         return self._function(*args, **kwargs) if recorded is None else recorded.result
@@ -180,10 +179,9 @@ def _plan_that_has_run(recorded):
         plan = Plan(recorded)
     except Refused as refusal:
         return refusal
-    if recorded.recording.putting_off:
-        recorded.recording.forget()
-        plan.run_put_off()
-    plan.forget_recording()
+    except MemoryError:
+        return RefusedNow("there is no memory for what it needs at one time")
+    plan.run_put_off(recorded.recording)
     return plan
 
 

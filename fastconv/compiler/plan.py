@@ -292,13 +292,10 @@ class Plan:
             and (not self._live or self._refresh())
         )
 
-    def run_put_off(self):
-        """Run the calls for the recording, which has put them off: on its inputs, into its results."""
-        self._replay.run(*self._lie_already)
-
-    def forget_recording(self):
-        """The memory of the recording is no longer needed."""
-        del self._lie_already
+    def run_put_off(self, recording):
+        """Run the calls for the recording, if it has put them off: on its inputs, into its results."""
+        recording.run_by(self._replay, *self._lie_already)
+        del self._lie_already  # no plan holds the batch that it was recorded with
 
     def run(self, arrays, leaves):
         for ready in self._weights:

@@ -29,12 +29,18 @@ def remake(calls, private, new):
     lives = _Lives(calls, private)
     if not lives.makers:
         return calls
-    peaks = [lives.peak()[0]]
-    while lives.divide():
-        peaks.append(lives.peak()[0])
+    peaks, divisions = [], []
+    while True:
+        needed, time = lives.peak()
+        peaks.append(needed)
+        division = lives.division(time)
+        if division is None:
+            break
+        lives.divide(*division)
+        divisions.append(division)
     lives = _Lives(calls, private)
-    for _ in range(next(i for i, peak in enumerate(peaks) if peak <= NEARLY * min(peaks))):
-        lives.divide()
+    for division in divisions[: next(i for i, n in enumerate(peaks) if n <= NEARLY * min(peaks))]:
+        lives.divide(*division)
     return lives.calls_with_more(new)
 
 
@@ -76,6 +82,7 @@ class _Lives:
                 self._let_gradient_find_out(at, call)
         self.reads = {key: set(self.uses.reads.get(key, ())) for key in self.bytes}
         self.begins = {key: [] for key in self.makers}  # of lives after the first
+        self._found = {}  # lives, by the id of the root
 
     def _is_cheap(self, at, call):
         """Whether the call's result can be made again at little cost, and is worth it."""
@@ -142,17 +149,17 @@ class _Lives:
 
     def _lives(self, key):
         """The times of each life, the first being that of its making."""
-        begins = sorted(self.begins.get(key, ()))
-        times = sorted({*self.uses.writes.get(key, ()), *self.reads[key], *begins})
-        for begin, end in zip([-1, *begins], [*begins, len(self.calls)], strict=True):
-            life = [time for time in times if begin <= time < end]
-            if life:
-                yield life
+        if key not in self._found:
+            begins = sorted(self.begins.get(key, ()))
+            times = sorted({*self.uses.writes.get(key, ()), *self.reads[key], *begins})
+            bounds = zip([-1, *begins], [*begins, len(self.calls)], strict=True)
+            lives = [[time for time in times if begin <= time < end] for begin, end in bounds]
+            self._found[key] = [life for life in lives if life]
+        return self._found[key]
 
-    def divide(self):
-        """Let a result be made again that is kept where most is needed, for later; False if there is none. Those of
-        normalisations first, large ones first."""
-        _, time = self.peak()
+    def division(self, time):
+        """(key, begin) of another life for a result that is kept at that time for later, or None. Normalisations, large
+        results and late ones first."""
         found = []
         for key, at in self.makers.items():
             for life in self._lives(key):
@@ -160,15 +167,17 @@ class _Lives:
                 if life[0] < time and later and time not in life:
                     begin = math.ceil(later[0]) - 1 + (at + 1) / (len(self.calls) + 1)
                     if begin > time and self._can_be_made(at, later):
-                        found.append((self.calls[at].kernel, -self.bytes[key], key, begin))
-        if not found:
-            return False
-        *_, key, begin = min(found)
+                        found.append((self.calls[at].kernel, -self.bytes[key], -at, key, begin))
+        return min(found)[-2:] if found else None
+
+    def divide(self, key, begin):
+        """Let the result be made again at that time."""
         self.begins[key].append(begin)
+        self._found.pop(key, None)
         for root in _sources(self.calls[self.makers[key]]):
             if self.private(root):
                 self.reads[id(root)].add(begin)
-        return True
+                self._found.pop(id(root), None)
 
     def _can_be_made(self, at, life):
         """Whether all that the result was made of is then what it was, and is there, or can be made again itself."""

@@ -148,16 +148,23 @@ def _state(leaf):
 
 
 def _numbers(reach):
-    """The numbers of the optimizers' groups, which are not watched."""
-    return [
-        optimizer._numbers(group)
+    """By optimizer and group, their numbers, which are not watched; None for those that are not numbers."""
+    return {
+        (id(optimizer), id(group)): _numbers_of(optimizer, group)
         for optimizer in reach.optimizers.values()
         if reach.is_live(optimizer)
         for group in optimizer.param_groups
-    ]
+    }
 
 
-def trace(function, args, kwargs, leaves):
+def _numbers_of(optimizer, group):
+    try:
+        return optimizer._numbers(group)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def trace(recording, function, args, kwargs, leaves):
     """Call the function and write it down; whoever traces holds `one_at_a_time` and finishes the recording. Raises what
     the function raises. Raises Refused only before it is called; a Trace whose recording has a refusal afterwards
     cannot be replayed."""
@@ -170,13 +177,8 @@ def trace(function, args, kwargs, leaves):
     states, numbers, mode = [_state(leaf) for leaf in leaves], _numbers(reach), is_grad_enabled()
     everything = [*leaves, *reach.tensors.values()]
     versions = [t._version[0] for t in everything]
-    known = _known_roots(leaves, reach, before)
-    recording = kernels.Recording(frozenset(known))
-    try:
-        result, marks = _recorded(recording, function, args, kwargs)
-    except BaseException:
-        recording.finish()
-        raise
+    recording.put_off(frozenset(_known_roots(leaves, reach, before)))
+    result, updates = _recorded(recording, function, args, kwargs)
     changed = reach.watch.changed()
     if numbers != _numbers(reach):
         changed = changed or "an option of an optimizer"
@@ -192,7 +194,7 @@ def trace(function, args, kwargs, leaves):
         Call(
             kernel,
             dtype,
-            words,
+            words.copy(),  # of calls that may still be to run
             {o.field: o for o in _operands(kernel, words, operands, recording.constants)},
         )
         for kernel, dtype, words, operands in recording.calls
@@ -210,26 +212,34 @@ def trace(function, args, kwargs, leaves):
             reach, recording, tensor, before.get(id(tensor)), touched, gradients
         )
         changed = changed or dropped
-    marks = [m for m in marks if m is not None]
-    starts = [start for _, _, start in marks] + [len(calls)]
-    live = [
-        (optimizer, group, calls[starts[i] : starts[i + 1]])
-        for i, (optimizer, group, _) in enumerate(marks)
-        if id(optimizer) in reach.optimizers and reach.is_live(optimizer)
-    ]
+    live = []
+    for optimizer, group, used, first, end in updates:
+        if id(optimizer) in reach.optimizers and reach.is_live(optimizer):
+            live.append((optimizer, group, calls[first:end]))
+            if numbers.get((id(optimizer), id(group))) != used:
+                recording.refuse("it sets an option of an optimizer before the update")
+            if _numbers_of(optimizer, group) is None:
+                recording.refuse("it takes an option from an optimizer")
     return Trace(calls, leaves, result, reach, gradients, live, changed, recording)
 
 
 def _recorded(recording, function, args, kwargs):
-    """What the function returns, and (optimizer, group, number of its first call) for each update."""
-    marks = []
+    """What the function returns, and (optimizer, group, its numbers, first call, end) of each update."""
+    updates = []
+
+    def listen(optimizer, group, ended):
+        if not kernels.is_recording():
+            return
+        if ended:
+            updates[-1] += (len(recording.calls),)
+        else:
+            updates.append((optimizer, group, _numbers_of(optimizer, group), len(recording.calls)))
+
     outer, optimizers.listener = optimizers.listener, None
     with recording:
         try:
-            optimizers.listener = lambda optimizer, group: marks.append(
-                (optimizer, group, len(recording.calls)) if kernels.is_recording() else None
-            )
-            return function(*args, **kwargs), marks
+            optimizers.listener = listen
+            return function(*args, **kwargs), [u for u in updates if len(u) == 5]
         finally:
             optimizers.listener = outer
 

@@ -118,13 +118,15 @@ cdef extern from *:
         pthread_mutex_unlock(&fc_keeping);
     #endif
     }
-    static void *fc_realloc(void *context, void *memory, size_t size) {
-        void *const grown = fc_malloc(context, size);
+    static void *fc_moved(void *memory, void *grown, void (*give_back)(void *, void *, size_t)) {
         if (!memory || !grown) return grown;
-        const size_t before = ((fc_header *)memory)[-1].size;
-        memcpy(grown, memory, before < size ? before : size);
-        fc_free(context, memory, before);
+        const size_t before = ((fc_header *)memory)[-1].size, after = ((fc_header *)grown)[-1].size;
+        memcpy(grown, memory, before < after ? before : after);
+        give_back(NULL, memory, before);
         return grown;
+    }
+    static void *fc_realloc(void *context, void *memory, size_t size) {
+        return fc_moved(memory, fc_malloc(context, size), fc_free);
     }
     static PyDataMem_Handler fc_handler = {"fastconv", 1, {NULL, fc_malloc, fc_calloc, fc_realloc, fc_free}};
 
@@ -150,7 +152,7 @@ cdef extern from *:
 
     /* Calls that a recording has put off, and memory given back between them (args NULL), in their order. */
     typedef struct fc_put_off { fc_call call; void *memory; size_t size; } fc_put_off;
-    static struct { fc_put_off *list; size_t count, room; int wanted, status, by_door; } fc_later;
+    static struct { fc_put_off *list; size_t count, room; int putting_off, status, by_door; } fc_later;
 
     static int fc_add_later(fc_put_off what) {
         if (fc_later.count == fc_later.room) {
@@ -177,7 +179,7 @@ cdef extern from *:
     #if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
         if (size < FC_LARGE || size > PY_SSIZE_T_MAX - 2 * FC_PAGE) return NULL;
         const size_t bytes = (size + 2 * FC_PAGE - 1) / FC_PAGE * FC_PAGE;
-        char *const block = (char *)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        char *const block = (char *)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (block == MAP_FAILED) return NULL;
         madvise(block, bytes, MADV_NOHUGEPAGE);
         ((fc_header *)(block + FC_PAGE))[-1] = (fc_header){block, size, bytes};
@@ -203,10 +205,11 @@ cdef extern from *:
         }
     #endif
     }
-    /* Up to one that fails; its status, and from then on that. With the GIL: no other thread of Python's sees it half done. */
-    static int fc_run_put_off(void) {
-        fc_expect_writes();
-        fc_later.wanted = 0;
+    static int fc_is_putting_off(void) { return fc_later.putting_off; }
+    /* All of them, up to one that fails; and put off no more. With the GIL: no other thread of Python's sees it half done. */
+    static void fc_run_put_off(void) {
+        if (fc_later.putting_off) fc_expect_writes();
+        fc_later.putting_off = 0;
         for (size_t i = 0; i < fc_later.count && !fc_later.status; i++) {
             const fc_put_off *const next = fc_later.list + i;
             if (next->call.args)
@@ -215,29 +218,35 @@ cdef extern from *:
                 fc_give_back_pages(next->memory, next->size);
         }
         fc_later.count = 0;
-        return fc_later.status;
     }
+    /* They have run by other means. */
     static void fc_forget_put_off(void) {
-        fc_expect_writes();
-        fc_later.count = 0, fc_later.wanted = fc_later.status = 0;
+        fc_later.count = 0;
+        fc_run_put_off();
+    }
+    static int fc_take_status(void) {
+        const int status = fc_later.status;
+        fc_later.status = 0;
+        return status;
     }
 
     static void *fc_note(void *memory) {
-        if (fc_later.count && !fc_later.by_door) fc_run_put_off();
+        if (!fc_later.by_door) fc_run_put_off();
         if (memory && fc_noting && !fc_add(&fc_noted, memory)) { fc_free(NULL, memory, 0); return NULL; }
         return memory;
     }
     static void *fc_noting_malloc(void *context, size_t size) {
-        void *const memory = fc_later.wanted && fc_later.by_door ? fc_addresses_only(size) : NULL;
+        void *const memory = fc_later.putting_off && fc_later.by_door ? fc_addresses_only(size) : NULL;
         return fc_note(memory ? memory : fc_malloc(context, size));
     }
     static void *fc_noting_calloc(void *context, size_t count, size_t size) { return fc_note(fc_calloc(context, count, size)); }
-    static void *fc_noting_realloc(void *context, void *memory, size_t size) {
-        return fc_note(fc_realloc(context, memory, size));
-    }
     static void fc_noting_free(void *context, void *memory, size_t size) {
         if (!fc_noting || !fc_was_noted((size_t)memory) || !fc_add(&fc_dead, memory)) { fc_free(context, memory, size); return; }
         if (!fc_later.count || !fc_add_later((fc_put_off){{0}, memory, size})) fc_give_back_pages(memory, size);
+    }
+    static void *fc_noting_realloc(void *context, void *memory, size_t size) {
+        void *const grown = fc_noting_malloc(context, size);
+        return fc_moved(memory, grown, fc_noting_free);
     }
     /* An array that the door makes while a recording is open, by the recording's handler. */
     static PyObject *fc_noted_array(int ndim, npy_intp *shape, int type_number) {
@@ -268,7 +277,7 @@ cdef extern from *:
         Py_DECREF(capsule);
         fc_noted.count = 0;
         fc_noting = 1;
-        fc_later.count = 0, fc_later.wanted = putting_off, fc_later.status = 0;
+        fc_later.count = 0, fc_later.putting_off = putting_off, fc_later.status = 0;
         fc_give_up_kept();
         return before;
     }
@@ -303,8 +312,10 @@ cdef extern from *:
     int fc_was_noted(size_t address)
     int fc_is_dead(size_t address)
     int fc_put_off_call(fc_dtype dtype, fc_kernel_id kernel, const void *args)
-    int fc_run_put_off()
+    int fc_is_putting_off()
+    void fc_run_put_off()
     void fc_forget_put_off()
+    int fc_take_status()
     cnp.ndarray fc_noted_array(int ndim, cnp.npy_intp *shape, int type_number)
     object fc_begin_noting(bint putting_off)
     void fc_end_noting()

@@ -3,7 +3,7 @@
 #
 # The calls may be put off until the plan runs them, which takes less memory than one after the other does: as long as nobody
 # looks at numbers. Whoever might, lets them run: `not_recorded`, an array that NumPy makes, code outside of fastconv that calls
-# the door, another thread that has one of their results, memory that is not on the compiler's watch, an exception.
+# the door, any other thread at the door, memory that is not on the compiler's watch, an exception.
 
 import sys as _sys
 
@@ -46,23 +46,22 @@ cdef class Recording:
     nothing: the memory may be gone. new, constants: by id, those that stand for such an array, and the arrays themselves
     where they hold a number given by Python.
 
-    known: None, or, where calls are to be put off, the ids of the arrays that own memory which is there before and changes by
-    no other way. Then finish() must follow the block; it runs what has not run. putting_off: whether nothing has, yet.
+    put_off(known), before the block, has the calls put off; known: the ids of the arrays that own memory which is there before
+    and changes by no other way. The recording is then open until finish(), which runs what has not run.
     """
 
     cdef readonly list calls
     cdef readonly dict new, constants
     cdef readonly str refusal
-    cdef readonly bint putting_off
     cdef dict seen, stands_for
     cdef frozenset known
-    cdef bint noting
+    cdef bint inside, unfinished
     cdef list operands
     cdef unsigned long thread
     cdef object handler
 
-    def __init__(self, known=None):
-        self.known, self.putting_off, self.noting = known, known is not None, False
+    def __init__(self):
+        self.known, self.inside, self.unfinished = None, False, False
         self.calls, self.operands = [], []
         self.new, self.constants, self.seen, self.stands_for = {}, {}, {}, {}
         self.refusal = None
@@ -72,42 +71,50 @@ cdef class Recording:
         if open_recording is not None:
             raise RuntimeError("a recording is open already")
         self.thread = PyThread_get_thread_ident()
-        self.handler = fc_begin_noting(self.putting_off)
-        self.noting = True
+        self.handler = fc_begin_noting(self.known is not None)
         open_recording = self
+        self.inside = self.unfinished = True
         return self
 
     def __exit__(self, exception, *rest):
-        global open_recording
         try:
-            if exception is not None:
+            if exception is not None or not self.putting_off:
                 self.settle()
         finally:
-            open_recording = None
+            self.inside = False
             PyDataMem_SetHandler(self.handler)
-            if not self.putting_off:
+            if self.known is None:
                 self.finish()
 
-    cdef int settle(self) except -1:
-        """Run what was put off, and put off nothing more."""
-        if self.putting_off:
-            self.putting_off = False
-            check_status(fc_run_put_off())
-        return 0
+    def put_off(self, known):
+        """Let the calls that are to be recorded wait."""
+        self.known = known
 
-    def forget(self):
-        """What was put off has run by other means."""
-        self.putting_off = False
-        fc_forget_put_off()
+    @property
+    def putting_off(self):
+        """Whether no call has run yet."""
+        return self.unfinished and fc_is_putting_off() != 0
+
+    cdef int settle(self) except -1:
+        """Run what was put off, and put off nothing more. Raises what a kernel has raised since."""
+        fc_run_put_off()
+        return check_status(fc_take_status())
+
+    def run_by(self, Replay replay not None, list inputs, list outputs):
+        """If no call has run yet, let a replay run them, on these inputs, into what they were to write."""
+        if self.putting_off:
+            fc_forget_put_off()
+            replay.run(inputs, outputs)
 
     def finish(self):
-        """Run what was put off, and give back the memory of the recording."""
-        if self.noting:
-            self.noting = False
+        """Run what was put off, give back the memory of the recording, and close it."""
+        global open_recording
+        if self.unfinished:
             try:
                 self.settle()
             finally:
-                fc_forget_put_off()
+                self.unfinished = False
+                open_recording = None
                 fc_end_noting()
 
     def is_alive(self, cnp.ndarray root not None):
@@ -129,14 +136,16 @@ cdef class Recording:
         if self.refusal is None:
             self.refusal = cause
 
-    cdef bint is_mine(self):
-        return PyThread_get_thread_ident() == self.thread
+    cdef bint is_mine(self) except -1:
+        """Whether it records this thread now. Another thread finds all run that this one has done."""
+        if PyThread_get_thread_ident() == self.thread:
+            return self.inside
+        self.settle()
+        return False
 
     cdef int see(self, cnp.ndarray array) except -1:
         cdef cnp.ndarray root, own = root_of(array)
         if not self.is_mine():
-            if <size_t>own.data in self.stands_for:
-                self.settle()
             return 0
         root = self.stands_for.get(<size_t>own.data)
         if root is None:
@@ -198,11 +207,11 @@ cdef class Recording:
                     operands.append((kind, field, array))
         self.operands.clear()
         self.calls.append((name, <int>dtype, words, operands))
-        if self.putting_off:
+        if fc_is_putting_off():
             if self.refusal is None and is_inside(_sys._getframe()) and self.knows_all(operands) \
                     and fc_put_off_call(dtype, kernel, words.data):
                 return True
-            self.settle()
+        self.settle()
         return False
 
     cdef bint knows_all(self, list operands) except -1:
@@ -216,14 +225,16 @@ cdef class Recording:
 
 cdef bint is_inside(frame) except -1:
     """Whether it is fastconv's own code."""
-    return frame.f_globals.get("__name__", "").split(".")[0] == "fastconv"
+    return str(frame.f_globals.get("__name__")).split(".")[0] == "fastconv"
 
 
-cdef int settle() except -1:
-    """Let what an open recording of this thread has put off run, before somebody looks at numbers."""
-    if open_recording is not None and open_recording.is_mine():
+cpdef settle():
+    """Let what an open recording has put off run, before somebody looks at numbers.
+
+    What looks and is not recorded says so by not_recorded; an array that NumPy makes in the thread that records says it itself.
+    """
+    if open_recording is not None:
         open_recording.settle()
-    return 0
 
 
 def not_recorded(str what):

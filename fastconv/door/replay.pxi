@@ -209,7 +209,8 @@ cdef class Replay:
     def run(self, list arrays, list outputs=None):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
 
-        outputs: None for new ones, or where they lie already: then nothing counts as changed that was not before.
+        outputs: None for new ones. Or where they lie already, and may be seen by other threads, which therefore wait; the changes
+        that the calls make have been counted then.
         """
         cdef cnp.ndarray array
         cdef list slots = list(arrays), made = [] if outputs is None else outputs
@@ -226,7 +227,10 @@ cdef class Replay:
             for i in range(self.move_count):
                 array = slots[self.moves[i].slot]
                 self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
-            with nogil:
+            if outputs is None:
+                with nogil:
+                    status = fc_replay(&self.recorded)
+            else:
                 status = fc_replay(&self.recorded)
         finally:
             PyThread_release_lock(self.lock)

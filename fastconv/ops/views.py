@@ -29,6 +29,8 @@ def _reshaped(op, input, sizes, must_share):
     try:
         if any([s < -1 for s in sizes]):
             raise ValueError
+        if not x.flags.c_contiguous:
+            kernels.settle()  # NumPy may copy it
         array = x.reshape(sizes)
     except ValueError:
         raise RuntimeError(f"shape {list(sizes)} is invalid for input of size {x.size}") from None
@@ -229,6 +231,8 @@ def getitem(input, key):
     """input[key]: slices and ints give views, integer or boolean arrays give copies."""
     x, index = input._array, _index(key)
     basic = _is_basic(index)
+    if not basic:
+        kernels.not_recorded("indexing with an array of indices")
     array = slot(x, index) if basic else x[index]
     if not is_floating(input):
         return record("Index", array, (), None, view_of=input if basic else None)

@@ -12,8 +12,9 @@ from fastconv import kernels
 from fastconv.autograd import Tensor, enable_grad
 from fastconv.nn.parameter import clear_gradients
 
-#: Called as listener(optimizer, group) before the updates of each group, when set: what `compile` listens with.
-listener: Callable[[Any, dict[str, Any]], None] | None = None
+#: Called as listener(optimizer, group, ended) before and after the updates of each group, when set: what `compile`
+#: listens with.
+listener: Callable[[Any, dict[str, Any], bool], None] | None = None
 
 EMPTY = "optimizer got an empty parameter list"
 
@@ -123,9 +124,11 @@ class Optimizer:
                 loss = closure()
         for group in self.param_groups:
             if listener is not None:
-                listener(self, group)
+                listener(self, group, False)
             params = [param for param in group["params"] if param.grad is not None]
             self._update(params, group)
+            if listener is not None:
+                listener(self, group, True)
             for param in params:
                 param._version[0] += 1
         return loss
