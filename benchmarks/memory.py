@@ -16,8 +16,8 @@ from layers import LAYERS
 GROUP, STEPS = "Extra memory", "Memory of a training step"
 HALF = 0.5  # of PyTorch's: the goal of a training step
 STEP_BOUND = (
-    "counted: weights, gradients and momentum 134 MB, results of convolutions 79 MB and of blocks 40 MB, "
-    "which gradients read: 253 MB, unless convolutions are computed twice"
+    "counted: weights, gradients and momentum 134 MB, results of convolutions, of which gradients are made, 71 MB, "
+    "without those of the first, which are computed twice"
 )
 PART, FREE = 0.25, 4 << 20  # of input and output; bytes that are always allowed
 
