@@ -317,3 +317,40 @@ def test_an_option_set_between_two_updates(rng):
         assert [str(w.message) for w in caught if "sets an option" in str(w.message)] == [
             str(w.message) for w in caught
         ]
+
+
+class Around(optim.Optimizer):
+    """An optimizer whose update is that of another one."""
+
+    def __init__(self, params, inner):
+        super().__init__(params, {})
+        self.inner = inner
+
+    def _check(self, group):
+        pass
+
+    def _update(self, params, group):
+        self.inner.step()
+
+
+def test_an_optimizer_within_another(rng):
+    """Its learning rate is read at each replay."""
+    runs = []
+    for wrap in (lambda f: f, fastconv.compile):
+        net = tiny()
+        inner = OPTIMIZERS["momentum"](net.parameters())
+        outer = Around(net.parameters(), inner)
+
+        def step(x, net=net, outer=outer):
+            outer.zero_grad()
+            net(x).sum().backward()
+            outer.step()
+
+        runs.append((wrap(step), net, inner))
+    for i in range(5):
+        x = vector(rng, 6, 4)
+        for run, _, inner in runs:
+            inner.param_groups[0]["lr"] = 0.1 / (i + 1)
+            run(x)
+        assert state_of(*runs[0][1:]) == state_of(*runs[1][1:])
+    assert plans(runs[1][0])

@@ -1,6 +1,7 @@
 """While it records, `compile` puts off the kernels, and lets the plan run them: nobody can tell, but by the memory."""
 
 import copy
+import gc
 import pickle
 import threading
 import time
@@ -163,6 +164,44 @@ def test_a_buffer_that_is_filled_again(rng):
 
     x = vector(rng, 2, 3)
     assert bits(fastconv.compile(function)(x)) == bits(function(x))
+
+
+def test_what_runs_between_the_recording_and_its_kernels(rng, monkeypatch):
+    """A finalizer that the garbage collector calls, and a hook that shows the warning of a refusal."""
+    kept, seen, shown = [], [], []
+
+    class Meter:
+        def __init__(self, total):
+            self.total, self.me = total, self
+
+        def __del__(self):
+            seen.append((self.total * 2).tolist())
+
+    def function(x):
+        y = x * 2 + 1
+        kept.append(y)
+        Meter(y * 1)
+        return {1, 2}  # is refused
+
+    def show(*args, **kwargs):
+        shown.append((kept[-1] * 2).tolist())
+
+    original = compiled.Plan
+
+    def plan(recorded):
+        gc.collect()
+        return original(recorded)
+
+    gc.collect()
+    monkeypatch.setattr(compiled, "Plan", plan)
+    monkeypatch.setattr(warnings, "showwarning", show)
+    warnings.simplefilter("always")
+    x = vector(rng, 3)
+    run = fastconv.compile(function)
+    for _ in range(3):
+        run(x)
+    expected = ((x * 2 + 1) * 2).tolist()
+    assert seen == [expected] * 3 and shown == [expected]
 
 
 def test_another_thread_changes_what_is_known(rng):

@@ -225,21 +225,21 @@ def trace(recording, function, args, kwargs, leaves):
 
 def _recorded(recording, function, args, kwargs):
     """What the function returns, and (optimizer, group, its numbers, first call, end) of each update."""
-    updates = []
+    updates, begun = [], []  # of an optimizer, another one may be part
 
     def listen(optimizer, group, ended):
         if not kernels.is_recording():
             return
         if ended:
-            updates[-1] += (len(recording.calls),)
+            updates.append((*begun.pop(), len(recording.calls)))
         else:
-            updates.append((optimizer, group, _numbers_of(optimizer, group), len(recording.calls)))
+            begun.append((optimizer, group, _numbers_of(optimizer, group), len(recording.calls)))
 
     outer, optimizers.listener = optimizers.listener, None
     with recording:
         try:
             optimizers.listener = listen
-            return function(*args, **kwargs), [u for u in updates if len(u) == 5]
+            return function(*args, **kwargs), updates
         finally:
             optimizers.listener = outer
 

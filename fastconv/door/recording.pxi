@@ -146,6 +146,7 @@ cdef class Recording:
     cdef int see(self, cnp.ndarray array) except -1:
         cdef cnp.ndarray root, own = root_of(array)
         if not self.is_mine():
+            self.settle()  # in this thread, after the block: somebody's finalizer, or what shows a warning
             return 0
         root = self.stands_for.get(<size_t>own.data)
         if root is None:
