@@ -178,7 +178,7 @@ def trace(recording, function, args, kwargs, leaves):
     everything = [*leaves, *reach.tensors.values()]
     versions = [t._version[0] for t in everything]
     recording.put_off(frozenset(_known_roots(leaves, reach, before)))
-    result, updates = _recorded(recording, function, args, kwargs)
+    result, updates = _recorded(recording, reach, function, args, kwargs)
     changed = reach.watch.changed()
     if numbers != _numbers(reach):
         changed = changed or "an option of an optimizer"
@@ -223,8 +223,9 @@ def trace(recording, function, args, kwargs, leaves):
     return Trace(calls, leaves, result, reach, gradients, live, changed, recording)
 
 
-def _recorded(recording, function, args, kwargs):
-    """What the function returns, and (optimizer, group, its numbers, first call, end) of each update."""
+def _recorded(recording, reach, function, args, kwargs):
+    """What the function returns, and (optimizer, group, its numbers, first call, end) of each update; the numbers of
+    those whose numbers are not watched."""
     updates, begun = [], []  # of an optimizer, another one may be part
 
     def listen(optimizer, group, ended):
@@ -233,7 +234,8 @@ def _recorded(recording, function, args, kwargs):
         if ended:
             updates.append((*begun.pop(), len(recording.calls)))
         else:
-            begun.append((optimizer, group, _numbers_of(optimizer, group), len(recording.calls)))
+            numbers = _numbers_of(optimizer, group) if reach.is_live(optimizer) else None
+            begun.append((optimizer, group, numbers, len(recording.calls)))
 
     outer, optimizers.listener = optimizers.listener, None
     with recording:

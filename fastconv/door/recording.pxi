@@ -96,14 +96,17 @@ cdef class Recording:
         return self.unfinished and fc_is_putting_off() != 0
 
     cdef int settle(self) except -1:
-        """Run what was put off, and put off nothing more. Raises what a kernel has raised since."""
+        """Run what was put off, and put off nothing more. Raises what a kernel has raised since, in the recording's thread."""
         fc_run_put_off()
-        return check_status(fc_take_status())
+        return check_status(fc_take_status()) if PyThread_get_thread_ident() == self.thread else 0
+
+    cdef bint makes(self, cnp.ndarray array):
+        """Whether the array is of the recording's own making, and so may be still to be written."""
+        return <size_t>root_of(array).data in self.stands_for
 
     def run_by(self, Replay replay not None, list inputs, list outputs):
         """If no call has run yet, let a replay run them, on these inputs, into what they were to write."""
         if self.putting_off:
-            fc_forget_put_off()
             replay.run(inputs, outputs)
 
     def finish(self):

@@ -209,8 +209,8 @@ cdef class Replay:
     def run(self, list arrays, list outputs=None):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
 
-        outputs: None for new ones. Or where they lie already, and may be seen by other threads, which therefore wait; the changes
-        that the calls make have been counted then.
+        outputs: None for new ones. Or, for an open recording that is putting off, where they lie already; other threads may see
+        those, and therefore wait; the changes that the calls make have been counted.
         """
         cdef cnp.ndarray array
         cdef list slots = list(arrays), made = [] if outputs is None else outputs
@@ -230,7 +230,8 @@ cdef class Replay:
             if outputs is None:
                 with nogil:
                     status = fc_replay(&self.recorded)
-            else:
+            elif fc_is_putting_off():
+                fc_forget_put_off()
                 status = fc_replay(&self.recorded)
         finally:
             PyThread_release_lock(self.lock)
