@@ -7,7 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
-from twins import OPTIMIZERS, bits, compare, eager, plans, state_of, tiny, twins, vector
+from twins import OPTIMIZERS, bits, both, compare, eager, plans, state_of, tiny, twins, vector
 
 import fastconv
 from fastconv import nn, optim
@@ -270,20 +270,18 @@ def test_a_normalisation_after_the_update(rng, optimizer):
     def make():
         fastconv.manual_seed(3)
         net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
-        return net, OPTIMIZERS[optimizer](net.parameters())
+        made = OPTIMIZERS[optimizer](net.parameters())
 
-    runs = []
-    for wrap in (lambda f: f, fastconv.compile):
-        net, made = make()
-
-        def step(x, net=net, made=made):
+        def step(x):
             made.zero_grad()
             net(x).sum().backward()
             made.step()
             with fastconv.no_grad():
                 return net(x)
 
-        runs.append((wrap(step), net, made))
+        return step, net, made
+
+    runs = both(make)
     for i in range(5):
         x = vector(rng, 6, 4)
         assert bits(runs[0][0](x)) == bits(runs[1][0](x))
@@ -294,19 +292,21 @@ def test_a_normalisation_after_the_update(rng, optimizer):
 
 def test_an_option_set_between_two_updates(rng):
     """Each update has its own; a replay could not know it."""
-    runs = []
-    for wrap in (lambda f: f, fastconv.compile):
+
+    def make():
         net = tiny()
         made = OPTIMIZERS["sgd"](net.parameters())
 
-        def step(x, net=net, made=made):
+        def step(x):
             for lr in (0.1, 0.2):
                 made.param_groups[0]["lr"] = lr
                 made.zero_grad()
                 net(x).sum().backward()
                 made.step()
 
-        runs.append((wrap(step), net, made))
+        return step, net, made
+
+    runs = both(make)
     for _ in range(4):
         x = vector(rng, 6, 4)
         runs[0][0](x)
@@ -335,18 +335,20 @@ class Around(optim.Optimizer):
 
 def test_an_optimizer_within_another(rng):
     """Its learning rate is read at each replay."""
-    runs = []
-    for wrap in (lambda f: f, fastconv.compile):
+
+    def make():
         net = tiny()
         inner = OPTIMIZERS["momentum"](net.parameters())
         outer = Around(net.parameters(), inner)
 
-        def step(x, net=net, outer=outer):
+        def step(x):
             outer.zero_grad()
             net(x).sum().backward()
             outer.step()
 
-        runs.append((wrap(step), net, inner))
+        return step, net, inner
+
+    runs = both(make)
     for i in range(5):
         x = vector(rng, 6, 4)
         for run, _, inner in runs:

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from test_batch_norm import arrays
-from twins import OPTIMIZERS, bits, compare, state_of, tiny, twins, vector
+from twins import OPTIMIZERS, bits, both, compare, state_of, tiny, twins, vector
 
 import fastconv
 from fastconv import kernels, nn, optim
@@ -269,7 +269,7 @@ def test_numpy_makes_an_array(rng, where, put_off):
             np.fromiter(range(1000), np.float32)  # grows, too
         return x
 
-    def twin(wrap):
+    def make():
         net = Net()
         optimizer, criterion = OPTIMIZERS["momentum"](net.parameters()), nn.CrossEntropyLoss()
 
@@ -282,9 +282,9 @@ def test_numpy_makes_an_array(rng, where, put_off):
             optimizer.step()
             return numpy("after", loss)
 
-        return wrap(step), net, optimizer
+        return step, net, optimizer
 
-    eager, step = twin(lambda f: f), twin(fastconv.compile)
+    eager, step = both(make)
     for _ in range(4):
         data = vector(rng, 6, 4), Tensor(rng.integers(0, 3, 6))
         assert bits(eager[0](*data)) == bits(step[0](*data))
@@ -332,12 +332,10 @@ def test_an_exception_in_the_step(rng, after):
                 optimizer.step()
             raise KeyError("mine")
 
-        return net, optimizer, step
+        return step, net, optimizer
 
     states = []
-    for wrap in (lambda f: f, fastconv.compile):
-        net, optimizer, step = make()
-        run = wrap(step)
+    for run, net, optimizer in both(make):
         for i in range(3):
             with pytest.raises(KeyError, match="mine"):
                 run(vector(np.random.default_rng(i), 5, 4))
@@ -517,17 +515,20 @@ class Warm(optim.SGD):
 
 def test_an_optimizer_that_counts(rng):
     """It is asked as often as in an eager step."""
-    states = []
-    for wrap in (lambda f: f, fastconv.compile):
+
+    def make():
         net = tiny()
         made = Warm(net.parameters(), lr=0.01)
 
-        def step(x, net=net, made=made):
+        def step(x):
             made.zero_grad()
             net(x).sum().backward()
             made.step()
 
-        run = wrap(step)
+        return step, net
+
+    states = []
+    for run, net in both(make):
         for i in range(4):
             run(vector(np.random.default_rng(i), 6, 4))
         states.append(state_of(net))

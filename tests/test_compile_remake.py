@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from test_compile_property import Block
-from test_compile_reuse import OPTIMIZERS
-from twins import bits, compare, twins, vector
+from twins import OPTIMIZERS, bits, compare, twins, vector
 
 import fastconv
 from fastconv import nn

@@ -63,6 +63,13 @@ class Twin:
         return state_of(self.net, self.optimizer)
 
 
+def both(make):
+    """(step, *owners), as make() gives them, and once more with the step compiled."""
+    step, *owners = make()
+    other, *its_owners = make()
+    return (step, *owners), (fastconv.compile(other), *its_owners)
+
+
 def twins(*args, **kwargs):
     return Twin(False, *args, **kwargs), Twin(True, *args, **kwargs)
 

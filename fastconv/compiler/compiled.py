@@ -181,7 +181,7 @@ def _plan_that_has_run(recorded):
         return refusal
     except MemoryError:
         return RefusedNow("there is no memory for what it needs at one time")
-    plan.run_put_off(recorded.recording)
+    plan.run_put_off()
     return plan
 
 

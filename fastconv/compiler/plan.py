@@ -173,12 +173,17 @@ class Plan:
         for key, root in self._new.items():
             if (
                 key in self._written_by_calls
-                and key not in self._slots
                 and key not in trace.recording.constants
                 and trace.recording.is_alive(root)
             ):
-                self._slots[key] = len(self._outputs)
-                self._outputs.append(root)
+                self._output_slot(root)
+
+    def _output_slot(self, root):
+        """The number of the output array that stands for this root."""
+        slot = self._slots.setdefault(id(root), len(self._slots))
+        if slot == len(self._outputs):
+            self._outputs.append(root)
+        return slot
 
     def _output(self, tensor):
         """The number of the output array in which this Tensor lies, and a function of it that gives the Tensor's; None
@@ -187,9 +192,7 @@ class Plan:
         root = self._root_of(array)
         if id(root) not in self._new or root.size and id(root) not in self._written_by_calls:
             raise Refused("it returns an array that was not computed by the kernels")
-        slot = self._slots.setdefault(id(root), len(self._slots))
-        if slot == len(self._outputs):
-            self._outputs.append(root)
+        slot = self._output_slot(root)
         if array.base is None:
             return slot, None
         shape, strides, offset = array.shape, array.strides, address(array) - address(root)
@@ -292,9 +295,9 @@ class Plan:
             and (not self._live or self._refresh())
         )
 
-    def run_put_off(self, recording):
-        """Run the calls for the recording, if it has put them off: on its inputs, into its results."""
-        recording.run_by(self._replay, *self._lie_already)
+    def run_put_off(self):
+        """Run the calls for the recording, if it is still putting them off: on its inputs, into its results."""
+        self._replay.run(*self._lie_already)
         del self._lie_already  # no plan holds the batch that it was recorded with
 
     def run(self, arrays, leaves):

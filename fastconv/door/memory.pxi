@@ -144,11 +144,13 @@ cdef extern from *:
         list->address[list->count++] = (size_t)memory;
         return 1;
     }
-    static int fc_was_noted(size_t address) {
-        for (size_t i = 0; i < fc_noted.count; i++)
-            if (fc_noted.address[i] == address) return 1;
+    static int fc_is_among(const fc_addresses *list, size_t address) {
+        for (size_t i = 0; i < list->count; i++)
+            if (list->address[i] == address) return 1;
         return 0;
     }
+    static int fc_was_noted(size_t address) { return fc_is_among(&fc_noted, address); }
+    static int fc_is_dead(size_t address) { return fc_is_among(&fc_dead, address); }
 
     /* Calls that a recording has put off, and memory given back between them (args NULL), in their order. */
     typedef struct fc_put_off { fc_call call; void *memory; size_t size; } fc_put_off;
@@ -188,11 +190,6 @@ cdef extern from *:
         (void)size;
         return NULL;
     #endif
-    }
-    static int fc_is_dead(size_t address) {
-        for (size_t i = 0; i < fc_dead.count; i++)
-            if (fc_dead.address[i] == address) return 1;
-        return 0;
     }
     /* What is still there, will be written. */
     static void fc_expect_writes(void) {

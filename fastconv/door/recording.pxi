@@ -104,11 +104,6 @@ cdef class Recording:
         """Whether the array is of the recording's own making, and so may be still to be written."""
         return <size_t>root_of(array).data in self.stands_for
 
-    def run_by(self, Replay replay not None, list inputs, list outputs):
-        """If no call has run yet, let a replay run them, on these inputs, into what they were to write."""
-        if self.putting_off:
-            replay.run(inputs, outputs)
-
     def finish(self):
         """Run what was put off, give back the memory of the recording, and close it."""
         global open_recording
