@@ -31,6 +31,9 @@ cdef extern from "fastconv.h" nogil:
     ctypedef enum fc_dtype:
         FC_FLOAT32
         FC_FLOAT64
+    ctypedef enum fc_prepared:
+        FC_GIVEN
+        FC_READY
     ctypedef enum fc_pass:
         FC_FORWARD
         FC_BACKWARD_INPUT

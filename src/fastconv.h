@@ -59,6 +59,10 @@ typedef enum fc_algorithm {
     FC_ALGORITHM_COUNT
 } fc_algorithm;
 
+/* What w is: as it was given, or what conv2d_prepare made of it. FC_TURNED: filters are the lanes, and Winograd's transform
+ * is still to be made. */
+typedef enum fc_prepared { FC_GIVEN, FC_READY, FC_TURNED } fc_prepared;
+
 typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
 
 /* ---- rows (dispatch.c) ------------------------------------------------------------------------ */

@@ -39,8 +39,8 @@ def make_ready(calls, tensors, watch):
         weights = ReadyWeights(call, tensor._version)
         if weights.ready is None:
             continue
-        array, algorithm = weights.ready
-        call.words[call.word("algorithm")], call.words[call.word("prepared")] = algorithm, 1
+        array, algorithm, form = weights.ready
+        call.words[call.word("algorithm")], call.words[call.word("prepared")] = algorithm, form
         call.operands["w"] = replace(operand, array=array, root=array, offset=0)
         watch.item(tensor._version, 2, False, "who has the array of a weight")
         found.append(weights)

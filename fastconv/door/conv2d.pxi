@@ -104,12 +104,13 @@ cdef struct counts:
     double cycles[FC_ALGORITHM_COUNT]
     double workspace[FC_ALGORITHM_COUNT]
     double elements[FC_ALGORITHM_COUNT]
-    int64_t chosen, together, pooled
+    int64_t chosen, together, pooled, form
 
 
 cdef int run_plan(conv2d_plan_args *shape, counts *found, int type_number) except -1:
     shape.cycles, shape.workspace, shape.elements = found.cycles, found.workspace, found.elements
     shape.chosen, shape.together, shape.pooled = &found.chosen, &found.together, &found.pooled
+    shape.form = &found.form
     return fc_run(FC_FLOAT32 if type_number == cnp.NPY_FLOAT else FC_FLOAT64, FC_conv2d_plan, shape)
 
 
@@ -119,6 +120,14 @@ cdef extern from *:
     #define SHAPE_BYTES offsetof(conv2d_plan_args, which)
     """
     size_t SHAPE_BYTES
+
+
+cdef int choose_form(conv2d_plan_args *shape, counts *found, int type_number) except -1:
+    """The algorithm and the form for weights that are to be prepared, and how many elements those have then."""
+    shape.prepared = FC_READY
+    run_plan(shape, found, type_number)
+    shape.algorithm, shape.prepared = found.chosen, found.form
+    return run_plan(shape, found, type_number)
 
 
 cdef double elements(int64_t a, int64_t b, int64_t c, int64_t d) noexcept:
@@ -140,7 +149,7 @@ cdef int fill_shape(conv2d_plan_args *shape, const geometry *g, int64_t K, int64
     shape.N, shape.C, shape.H, shape.W, shape.R, shape.S, shape.P, shape.Q = g.N, g.C, g.H, g.W, g.R, g.S, g.P, g.Q
     shape.stride_h, shape.stride_w, shape.pad_h, shape.pad_w = g.stride_h, g.stride_w, g.pad_h, g.pad_w
     shape.dilation_h, shape.dilation_w, shape.K, shape.groups = g.dilation_h, g.dilation_w, K, groups
-    shape.algorithm, shape.prepared, shape.which = FC_AUTO, 0, which
+    shape.algorithm, shape.prepared, shape.which = FC_AUTO, FC_GIVEN, which
     return refuse_giant(g, K, groups)
 
 
@@ -218,9 +227,10 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     """Weights made ready once for many calls: conv2d_forward takes the result in place of w.
 
     w: (K, C/groups, R, S); input_size: (N, C, H, W) of the x to come, of which only N may be different then; the other
-    arguments as in conv2d_forward. Winograd's transform of the weights (36/9 of their size), the packing for gemm and, where
-    they are the lanes of a direct convolution, the turning of filters are then not done at each call. The result is a copy:
-    later changes of w do not reach it.
+    arguments as in conv2d_forward. Winograd's transform of the weights (36/9 of their size; where to read it from memory would
+    take longer than to make it, only its first half, which is no larger than they are), the packing for gemm and, where they
+    are the lanes of a direct convolution, the turning of filters are then not done at each call. The result is a copy: later
+    changes of w do not reach it.
     """
     cdef cnp.ndarray weight = contiguous(floats(w, "w", 4)), data
     cdef geometry g
@@ -234,9 +244,7 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     set_window(&g, weight.shape[2], weight.shape[3], stride, padding, dilation)
     check_groups(groups, g.C, K, weight.shape[1])
     set_convolution(&result.shape, &g, K, count, FC_FORWARD, algorithm, type_of(weight))
-    result.shape.prepared = 1
-    run_plan(&result.shape, &found, type_of(weight))
-    result.shape.algorithm = found.chosen
+    choose_form(&result.shape, &found, type_of(weight))
     result.algorithm, result.weight_size = ALGORITHMS[found.chosen], shape_of(weight)
     result.input_size = (g.N, g.C, g.H, g.W)
     elements = <int64_t>found.elements[found.chosen]
@@ -273,8 +281,8 @@ def takes_pooled(str kernel not None, cnp.ndarray words not None, bint double):
 def prepare_recorded(cnp.ndarray words not None, bint double, cnp.ndarray prepared=None):
     """Weights made ready for a recorded conv2d_forward, whose arguments `words` are, into a new array or a former result.
 
-    Returns (array, algorithm), what its fields `w` and `algorithm` may be when `prepared` is 1, or None where it would read
-    its weights as they are. The algorithm is the one that it would take, so that the bits are the same.
+    Returns (array, algorithm, form), what its fields `w`, `algorithm` and `prepared` may be, or None where it would read its
+    weights as they are. The algorithm is the one that it would take, so that the bits are the same.
     """
     cdef conv2d_forward_args call
     cdef conv2d_plan_args shape
@@ -287,14 +295,14 @@ def prepare_recorded(cnp.ndarray words not None, bint double, cnp.ndarray prepar
     run_plan(&shape, &found, type_number)
     if ALGORITHMS[found.chosen] not in ("gemm", "winograd"):
         return None
-    shape.algorithm, shape.prepared = found.chosen, 1
-    run_plan(&shape, &found, type_number)
+    shape.algorithm = found.chosen
+    choose_form(&shape, &found, type_number)
     if prepared is None:
         prepared = aligned_empty(<int64_t>found.elements[found.chosen], type_number)
     memcpy(&args, &shape, SHAPE_BYTES)
     args.w, args.prepared_w = call.w, prepared.data
     run(type_number, FC_conv2d_prepare, &args)
-    return prepared, found.chosen
+    return prepared, found.chosen, shape.prepared
 
 
 cdef cnp.ndarray aligned_empty(int64_t elements, int type_number):
