@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from example_calls import Example, examples
 from helpers import integers
-from test_algorithms import AROUND_THE_TILES, DEEP, OTHERS, PASSES, plan
+from test_algorithms import AROUND_THE_TILES, DEEP, MANY_CHANNELS, OTHERS, PASSES, plan
 from test_batch_norm import SHAPES
 from test_conv2d import CASES
 from test_pool2d import CASES as POOLS
@@ -67,7 +67,7 @@ def algorithms(dtype):
 
 
 def check_prepared_weights(dtype, at_end):
-    for case in AROUND_THE_TILES + DEEP[:2] + OTHERS:
+    for case in AROUND_THE_TILES + DEEP[:2] + OTHERS + MANY_CHANNELS:
         x, w, b, _ = case.arrays(np.random.default_rng(0), dtype, integers)
         for name in plan(case, "forward", dtype).cycles:
             print(kernels.isa(), np.dtype(dtype), "prepared", name, case, at_end, flush=True)

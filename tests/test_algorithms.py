@@ -161,6 +161,10 @@ ALL += FIVE_BY_FIVE + LARGE_KERNELS + APART
 FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)]
 FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], ONE_TAP[0], OTHERS[0], OTHERS[3]]
 FEW += FIVE_BY_FIVE[1::4] + LARGE_KERNELS[::3]
+MANY_CHANNELS = [  # and few tiles: weights are prepared in the form that takes less memory
+    Case((1, 350, 3, 4), 348, (3, 3), padding=1),
+    Case((1, 349, 6, 7), 353, (3, 3), padding=1),
+]
 cases = pytest.mark.parametrize("case", ALL, ids=str)
 few_cases = pytest.mark.parametrize("case", FEW, ids=str)
 
@@ -656,6 +660,23 @@ def test_prepared_weights_give_the_same_bits(isa, dtype, case):
             assert y.tobytes() == wanted.tobytes(), text
         asked = run(case, "forward", (x, prepared, b), prepared.algorithm)
         check_bits(asked, run(case, "forward", (x, w, b), prepared.algorithm))
+
+
+@pytest.mark.parametrize("case", MANY_CHANNELS, ids=str)
+def test_weights_that_are_prepared_for_few_tiles(isa, dtype, case):
+    x, w, b, _ = draw(case, dtype)
+    few, many = (
+        kernels.conv2d_prepare(w, (N, *case.x[1:]), *case.args, algorithm="winograd")
+        for N in (1, 99)
+    )
+    assert few.nbytes < 2.1 * w.nbytes < 4 * w.nbytes < many.nbytes
+    infinite = x.copy()
+    infinite.flat[0] = np.inf
+    for images in (x, x[[0, 0, 0, 0, 0, 0, 0]], infinite):
+        wanted = run(case, "forward", (images, w, b), "winograd")
+        for prepared in (few, many):
+            y = run(case, "forward", (images, prepared, b))
+            assert y.tobytes() == wanted.tobytes(), (images.shape, prepared)
 
 
 @few_cases
