@@ -94,6 +94,24 @@ def test_unary_at_special_values(isa, dtype, name):
         assert np.array_equal(np.signbit(y[known]), np.signbit(expected[known]))
 
 
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid"])
+def test_elementary_functions_number_by_number(isa, dtype, rng, name):
+    """The same bits wherever a number lies; and, beside NumPy's long double, a few units in the last place."""
+    x = np.concatenate([rng.uniform(-9, 9, 3000), rng.uniform(-1, 1, 3000) / 64]).astype(dtype)
+    function = getattr(kernels, name)
+    y = function(x)
+    wanted = UNARY[name](x.astype(np.longdouble))
+    assert np.max(np.abs(y - wanted) / np.spacing(np.abs(wanted).astype(dtype))) < 4
+    for first in (1, 3, 8):
+        assert function(x[first : first + 21]).tobytes() == y[first : first + 21].tobytes()
+        assert function(x[first::7]).tobytes() == y[first::7].tobytes()
+    at = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], dtype)
+    ends = {"exp": (np.inf, 0, 1, 1), "tanh": (1, -1, 0, -0.0), "sigmoid": (1, 0, 0.5, 0.5)}[name]
+    values = function(at)
+    assert np.isnan(values[2])
+    assert np.delete(values, 2).tobytes() == np.array(ends, dtype).tobytes()
+
+
 @pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "log"])
 def test_unary_over_its_range(isa, dtype, rng, name):
     """From the smallest results to the largest, and close to where the function is nearly flat."""
