@@ -43,6 +43,28 @@ def test_bits_do_not_depend_on_threads(isa, dtype, threads, name):
                 check_bits(result, wanted)
 
 
+@pytest.mark.parametrize(
+    "m,n,k", [(283, 120, 105), (73, 85, 54), (198, 241, 70), (139, 17, 289), (61, 28, 96)]
+)
+def test_products_of_any_height(isa, dtype, threads, rng, m, n, k):
+    """Rows left over would be summed in another order, were they left over in the block of a thread alone."""
+    x, w, dy = (normal(rng, shape, dtype) for shape in ((m, k), (n, k), (m, n)))
+    products = [
+        lambda: kernels.gemm(x, w, transpose_b=True),
+        lambda: kernels.gemm(w, x, transpose_b=True),
+        lambda: kernels.gemm(dy, w),
+        lambda: kernels.linear_forward(x, w),
+        lambda: kernels.linear_backward_input(dy, w),
+        lambda: kernels.linear_backward_weight(dy, x)[0],
+    ]
+    for product in products:
+        threads(1)
+        expected = product()
+        for count in (2, 3, 4, 7):
+            threads(count)
+            check_bits(product(), expected)
+
+
 CONVOLUTIONS = [
     ((16, 1, 32, 32), (6, 1, 3, 3), (1, 0, 1, 1)),
     ((16, 6, 15, 15), (16, 6, 3, 3), (1, 0, 1, 1)),
