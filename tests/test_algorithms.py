@@ -691,6 +691,26 @@ def test_prepared_weights_and_nan(isa, dtype, case):
         assert y.tobytes() == wanted.tobytes(), label(case, "forward", name)
 
 
+def test_prepared_weights_of_another_instruction_set(dtype, rng):
+    sets, before = kernels.available_isas(), kernels.isa()
+    x, w = normal(rng, (2, 40, 8, 9), dtype), normal(rng, (7, 40, 3, 3), dtype)
+    try:
+        for one in sets:
+            kernels.set_isa(one)
+            prepared = kernels.conv2d_prepare(w, x.shape, 1, 1)
+            for other in sets:
+                kernels.set_isa(other)
+                if other != one:
+                    with pytest.raises(ValueError, match=f"another instruction set than {other}"):
+                        kernels.conv2d_forward(x, prepared, None, 1, 1)
+            kernels.set_isa(one)
+            kernels.conv2d_forward(x, prepared, None, 1, 1)
+    finally:
+        kernels.set_isa(before)
+    with pytest.raises(TypeError, match="made by conv2d_prepare"):
+        kernels.PreparedWeights()
+
+
 def test_prepared_weights_of_another_convolution(dtype, rng):
     x, w = normal(rng, (2, 5, 8, 9), dtype), normal(rng, (7, 5, 3, 3), dtype)
     prepared = kernels.conv2d_prepare(w, x.shape, 1, 1, algorithm="winograd")

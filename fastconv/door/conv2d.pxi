@@ -188,8 +188,12 @@ cdef class PreparedWeights:
 
     cdef conv2d_plan_args shape
     cdef cnp.ndarray data
+    cdef const char *isa
     cdef readonly str algorithm
     cdef readonly tuple input_size, weight_size
+
+    def __init__(self):
+        raise TypeError("prepared weights are made by conv2d_prepare(w, input_size, ...)")
 
     @property
     def dtype(self):
@@ -207,7 +211,9 @@ cdef class PreparedWeights:
         raise TypeError("prepared weights cannot be copied or pickled: keep w, and prepare it again")
 
     cdef int apply(self, conv2d_plan_args *shape, object algorithm) except -1:
-        """Give the shape of a call, of any batch size, what was prepared; refuse another geometry."""
+        """Give the shape of a call, of any batch size, what was prepared; refuse another geometry or instruction set."""
+        if fc_current_isa() != self.isa:
+            raise ValueError(f"w was prepared for another instruction set than {isa()}, which is in use: prepare it again")
         if algorithm != "auto" and algorithm != self.algorithm:
             raise ValueError(f"algorithm={algorithm!r}, but w was prepared for {self.algorithm!r}")
         shape.algorithm, shape.prepared = self.shape.algorithm, self.shape.prepared
@@ -230,13 +236,14 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     arguments as in conv2d_forward. Winograd's transform of the weights (36/9 of their size; where to read it from memory would
     take longer than to make it, only its first half, which is no larger than they are), the packing for gemm and, where they
     are the lanes of a direct convolution, the turning of filters are then not done at each call. The result is a copy: later
-    changes of w do not reach it.
+    changes of w do not reach it. It is for the instruction set in use (isa()); after set_isa() conv2d_forward refuses it.
     """
     cdef cnp.ndarray weight = contiguous(floats(w, "w", 4)), data
     cdef geometry g
     cdef counts found
     cdef conv2d_prepare_args args
     cdef PreparedWeights result = PreparedWeights.__new__(PreparedWeights)
+    result.isa = fc_current_isa()
     cdef int64_t K = weight.shape[0], count = as_int(groups, "groups", 1), elements
     if not isinstance(input_size, (tuple, list)) or len(input_size) != 4:
         raise ValueError(f"input_size must be (N, C, H, W), got {input_size!r}")

@@ -31,7 +31,10 @@ def mse_loss_backward(dy, x, target, reduction="mean"):
 cdef int64_t as_label(object ignore_index) except? -1:
     if not hasattr(ignore_index, "__index__"):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    return ignore_index.__index__()
+    label = ignore_index.__index__()
+    if not -2**63 <= label < 2**63:
+        raise ValueError(f"ignore_index must be an integer of 64 bits, got {label}")
+    return label
 
 
 cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p):
@@ -44,6 +47,8 @@ cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p):
     shape = shape_of(log_p)[:1] + shape_of(log_p)[2:]
     if shape_of(labels) != shape:
         raise ValueError(f"target must have shape {shape} for log_p of shape {shape_of(log_p)}, got {shape_of(labels)}")
+    if labels.dtype == np.uint64 and labels.size and labels.max() > np.int64(2**63 - 1):
+        raise IndexError(f"target {labels.max()} is out of bounds: there are {shape_of(log_p)[1]} classes")
     labels = contiguous(labels.astype(np.int64, copy=False))
     if open_recording is not None:
         open_recording.see(labels)
