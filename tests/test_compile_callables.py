@@ -353,6 +353,52 @@ def test_gradients_on_and_off(rng):
             assert run(x) is False
 
 
+def doubled(x):
+    return x * 2
+
+
+doubled = fastconv.compile(doubled)
+
+
+class Trainer:
+    def __init__(self):
+        self.scale = 3.0
+        self.step = fastconv.compile(self._step)
+
+    def _step(self, x):
+        return x * self.scale
+
+
+def test_copies_of_a_compiled_function(rng):
+    """They have plans of their own, and a bound method is that of its owner's copy."""
+    x, trainer = vector(rng, 3), Trainer()
+    doubled(x), doubled(x), trainer.step(x), trainer.step(x)
+    assert pickle.loads(pickle.dumps(doubled)) is doubled
+    for copied in (copy.copy(doubled), copy.deepcopy(doubled)):
+        assert bits(copied(x)) == bits(x * 2)
+    for other in (copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
+        other.scale = 5.0
+        assert bits(other.step(x)) == bits(x * 5.0)
+    assert bits(trainer.step(x)) == bits(x * 3.0)
+
+
+def test_a_module_whose_class_wants_to_know_its_subclasses(rng):
+    class Base(nn.Linear):
+        def __init_subclass__(cls, *, tag):
+            super().__init_subclass__()
+            tags.append(tag)
+
+    tags = []
+
+    class Tagged(Base, tag="a"):
+        pass
+
+    net, x = Tagged(3, 2), vector(rng, 1, 3)
+    with no_grad():
+        assert bits(fastconv.compile(net)(x)) == bits(net(x))
+    assert tags == ["a"]
+
+
 def test_nothing_to_run():
     run = fastconv.compile(lambda: None)
     assert [run() for _ in range(3)] == [None] * 3

@@ -12,6 +12,7 @@ from twins import OPTIMIZERS, bits, both, compare, eager, plans, state_of, tiny,
 import fastconv
 from fastconv import nn, optim
 from fastconv.autograd import Tensor
+from fastconv.compiler import weights
 from fastconv.nn import functional as F
 
 # What runs eagerly says so: no test passes because nothing was replayed.
@@ -356,3 +357,78 @@ def test_an_optimizer_within_another(rng):
             run(x)
         assert state_of(*runs[0][1:]) == state_of(*runs[1][1:])
     assert plans(runs[1][0])
+
+
+def prepared_net(rng):
+    """A net, with a gradient that does not fit its bias, and its compiled twin, which reads prepared weights."""
+    net = nn.Conv2d(64, 64, 3, padding=1).eval()
+    net.weight.grad, net.bias.grad = fastconv.ones(*net.weight.shape), fastconv.zeros(7)
+    run, x = fastconv.compile(net), vector(rng, 1, 64, 16, 16)
+    with fastconv.no_grad():
+        run(x), run(x)
+    assert run._compiled._plans[0]._weights
+    return net, run, x
+
+
+def test_weights_that_change_while_they_are_made_ready(rng, monkeypatch):
+    net, run, x = prepared_net(rng)
+    optimizer = optim.SGD([net.weight], lr=0.1)
+    prepare = weights.kernels.prepare_recorded
+
+    def and_then_train(*args):
+        found = prepare(*args)
+        monkeypatch.undo()
+        optimizer.step()
+        return found
+
+    optimizer.step()
+    with fastconv.no_grad():
+        monkeypatch.setattr(weights.kernels, "prepare_recorded", and_then_train)
+        run(x)
+        assert bits(run(x)) == bits(net(x))
+
+
+def test_weights_after_a_step_that_failed(rng):
+    net, run, x = prepared_net(rng)
+    with fastconv.no_grad():
+        with pytest.raises(ValueError):
+            optim.SGD(net.parameters(), lr=0.1).step()
+        assert bits(run(x)) == bits(net(x))
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
+def test_a_learning_rate_that_changes_in_place(rng, make):
+    x, y = vector(rng, 2, 4), vector(rng, 2, 3)
+    a, b = twins(tiny(), lambda p: make(p, lr=0.1), nn.MSELoss())
+    for twin in (a, b):
+        twin.optimizer.param_groups[0]["lr"] = np.array(0.1)
+    for _ in range(5):
+        assert bits(a.step(x, y)) == bits(b.step(x, y))
+        for twin in (a, b):
+            twin.optimizer.param_groups[0]["lr"] *= 0.5
+    assert a.state() == b.state() and plans(b.step) >= 1
+
+
+def test_a_learning_rate_that_changes_while_it_is_read(rng):
+    x, y = vector(rng, 2, 4), vector(rng, 2, 3)
+    a, b = twins(tiny(), lambda p: optim.SGD(p, lr=0.1), nn.MSELoss())
+    numbers, change = b.optimizer._numbers, []
+
+    def and_then_change(group):
+        found = numbers(group)
+        if change:
+            group["lr"] = change.pop()
+        return found
+
+    for _ in range(3):
+        a.step(x, y), b.step(x, y)
+    for twin in (a, b):
+        twin.optimizer.param_groups[0]["lr"] = 0.2
+    a.step(x, y)
+    change.append(0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(b.optimizer), "_numbers", lambda self, group: and_then_change(group))
+        b.step(x, y)
+    assert not change and a.state() == b.state()
+    a.optimizer.param_groups[0]["lr"] = 0.01
+    assert bits(a.step(x, y)) == bits(b.step(x, y)) and a.state() == b.state()

@@ -163,6 +163,9 @@ def reader_cases():
 
         return x * helper_module.K
 
+    key_of_k, key_of_scale = "K", "SCALE"
+    asked, answers = types.ModuleType("asked"), {"MISSING": 2.0}
+    asked.__getattr__ = lambda name: answers[name]
     sys.modules["helper_module"] = module
     return {
         "cell": (lambda x: x * cell, lambda: set_cell(3.0)),
@@ -185,6 +188,10 @@ def reader_cases():
         "module's function's global": (module.scaled, to(module, "K", 6.0)),
         "module in a module": (lambda x: x * module.inner.DEEP, to(module.inner, "DEEP", 4.0)),
         "module by name": (lambda x: x * getattr(module, "K"), to(module, "K", 7.0)),  # noqa: B009
+        "module by a computed name": (lambda x: x * getattr(module, key_of_k), to(module, "K", 9.0)),
+        "module's dictionary": (lambda x: x * vars(module)[key_of_k], to(module, "K", 9.0)),
+        "module that is asked": (lambda x: x * asked.MISSING, lambda: answers.update(MISSING=3.0)),
+        "global by a computed name": (lambda x: x * globals()[key_of_scale], lambda: globals().update(SCALE=9.0)),
         "imported inside": (with_import, to(module, "K", 8.0)),
         "dict": (lambda x: x * table["scale"], lambda: table.update(scale=3.0)),
         "dict of a tuple": (lambda x: x * table[1, 2], lambda: table.update({(1, 2): 5.0})),
@@ -387,6 +394,28 @@ def test_a_global_that_appears(rng):
         assert bits(run(x)) == bits(x * 2.0)
     finally:
         del globals()["LATER"]
+
+
+class Task:
+    def __init__(self):
+        self.weight = 2.0
+
+
+def test_a_key_of_an_argument(rng):
+    run = fastconv.compile(lambda batch: sum(task.weight * x for task, x in batch.items()))
+    task, x = Task(), vector(rng, 3)
+    for weight in (2.0, 2.0, 3.0, 3.0):
+        task.weight = weight
+        assert bits(run({task: x})) == bits(x * weight + 0)
+
+
+def test_an_argument_that_the_function_knows(rng):
+    anchor, x = vector(rng, 3), vector(rng, 3)
+    run = fastconv.compile(lambda x: x * 2 if x is anchor else x * 3)
+    run(x), run(x)
+    with eager("shares memory with what the function reaches"):
+        assert bits(run(anchor)) == bits(anchor * 2)
+    assert bits(run(x)) == bits(x * 3)
 
 
 def test_numbers_among_the_arguments(rng):

@@ -138,9 +138,18 @@ def test_integers_made_inside(rng):
 def _opaque():
     import array
     import contextvars
+    import datetime as datetime_module
+    import importlib
     import itertools
+    import os
     import random
     import time
+    from datetime import datetime
+    from random import Random
+    from secrets import randbelow
+    from uuid import uuid4
+
+    from numpy.random import RandomState, default_rng
 
     generator = np.random.default_rng(0)
     variable = contextvars.ContextVar("v", default=2.0)
@@ -167,6 +176,16 @@ def _opaque():
         "a clock": lambda x: x * clock(),
         "the module time": lambda x: x * time.time(),
         "the module random": lambda x: x * random.random(),
+        "a new generator of NumPy": lambda x: x * default_rng().random(),
+        "RandomState": lambda x: x * RandomState().rand(),
+        "a new random.Random": lambda x: x * Random().random(),
+        "secrets": lambda x: x * randbelow(9),
+        "uuid": lambda x: x * (uuid4().int % 9),
+        "urandom": lambda x: x * os.urandom(1)[0],
+        "the date": lambda x: x * datetime.now().microsecond,
+        "a day": lambda x: x * datetime_module.date.today().day,
+        "eval": lambda x: x * eval("COUNTER + 1"),  # noqa: S307
+        "import by name": lambda x: x * importlib.import_module("math").pi,
         "bytes that change": lambda x: x * letters[0],
         "memory": lambda x: x * view[0],
         "generator": lambda x: x * next(several),

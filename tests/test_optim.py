@@ -126,6 +126,37 @@ def test_closure():
     assert optimizer.step() is None
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, fastconv.compile])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: optim.Adam(p, lr=0.1),
+    ],
+)
+def test_a_frozen_parameter_stays(make, wrap):
+    """Although its gradient of zeros is still there."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer, x = make(net.parameters()), fastconv.ones(2, 3)
+
+    @wrap
+    def step():
+        optimizer.zero_grad()
+        loss = (net(x) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(3):
+        step()
+    net[0].weight.requires_grad = False
+    frozen, other = net[0].weight.clone(), net[2].weight.clone()
+    for _ in range(3):
+        step()
+    assert np.array_equal(numbers(net[0].weight), numbers(frozen))
+    assert not np.array_equal(numbers(net[2].weight), numbers(other))
+
+
 def test_a_step_between_forward_and_backward_is_noticed():
     """The backward would read the changed weight."""
     layer = nn.Linear(2, 1)

@@ -43,6 +43,19 @@ class Compiled:
         self._last = None
         self.internals = ("internals", *vars(self))  # what the function cannot mean by an attribute
 
+    def __copy__(self):
+        return Compiled(self._function)
+
+    def __deepcopy__(self, memo):
+        return Compiled(copy.deepcopy(self._function, memo))
+
+    def __reduce__(self):
+        if (
+            getattr(sys.modules.get(self.__module__), self._name, None) is self
+        ):  # a decorated function
+            return self._name
+        return Compiled, (self._function,)
+
     @property
     def compiled_from(self):
         return self._function
@@ -61,7 +74,7 @@ class Compiled:
         if arrays is not None:
             for plan in self._plans:
                 same = plan.constants is constants or kernels.same_value(plan.constants, constants)
-                if same and plan.fits(arrays):
+                if same and plan.fits(arrays, leaves):
                     self._last = plan
                     plan.replayed[0] = True
                     if MODE == "check":
@@ -304,7 +317,8 @@ def compile(function):
     Python runs only while recording: what it prints or appends, it does so then, and what NumPy writes into memory that
     a Tensor shares, nobody sees. A function that must see numbers half-way (`.item()`, `if loss > 1`, NumPy), has
     hooks, draws random numbers other than Dropout's, or changes what it reads, runs eagerly, with one warning that
-    names the cause and the line.
+    names the cause and the line. Not watched are files and the rest of the process's surroundings, and installed
+    packages, fastconv among them: they are taken not to change.
 
     A compiled Module shares everything with the Module that was given; it replays under no_grad(), or where nothing
     requires a gradient. FASTCONV_COMPILE=off runs everything eagerly; FASTCONV_COMPILE=check runs each replay
@@ -320,6 +334,9 @@ def compile(function):
 class _CompiledModule:
     """What a compiled Module's class begins with; `__call__`, which is `_compiled`, and
     `_original` belong to the class made for it."""
+
+    def __init_subclass__(cls, **kwargs):
+        """What the Module's class does for its subclasses is not for this one."""
 
     def __deepcopy__(self, memo):
         return compile(copy.deepcopy(self._original, memo))

@@ -12,10 +12,17 @@ from fastconv.compiler.trace import Refused, address, root_of
 CONTAINERS = (tuple, list)
 
 
+def _is_lasting(option):
+    """Whether an option of an optimizer is another object when it is another number; a list is watched by itself."""
+    if isinstance(option, CONTAINERS):
+        return all(map(_is_lasting, option))
+    return option is None or type(option) in (bool, int, float) or isinstance(option, np.generic)
+
+
 class Plan:
     """What a trace becomes. Raises Refused for a trace that cannot be replayed.
 
-    fits(arrays) says whether it holds for these inputs now; run(arrays, leaves) replays it and returns what the
+    fits(arrays, leaves) says whether it holds for these inputs now; run(arrays, leaves) replays it and returns what the
     function returned.
     """
 
@@ -27,6 +34,7 @@ class Plan:
         self._inputs = [leaf._array for leaf in trace.leaves]
         self._own = {id(leaf): i for i, leaf in enumerate(trace.leaves)}
         self._reached = trace.reach.tensors
+        self._reached_ids = frozenset(self._reached)
         self._new, self._root_of = trace.recording.new, trace.recording.root_of
         self._written_by_calls = {
             id(o.root) for c in trace.calls for o in c.operands.values() if o.writes
@@ -269,27 +277,31 @@ class Plan:
         if self._numbers is not None and self._numbers.changed() is None:
             return True
         self._numbers = None
-        written = kernels.Watch()
+        written, lasting = kernels.Watch(), True
         for optimizer, group, calls, structure in self._live:
-            numbers = optimizer._numbers(group)
-            if tuple(value != 0 for value in numbers.values()) != structure:
-                return False
-            for option in optimizer.live_options:
+            for (
+                option
+            ) in optimizer.live_options:  # before they are read: another thread may change them
                 written.entry(group, option, option)
                 if isinstance(group[option], list):
                     written.items(group[option], option)
+                lasting &= _is_lasting(group[option])
+            numbers = optimizer._numbers(group)
+            if tuple(value != 0 for value in numbers.values()) != structure:
+                return False
             for at in calls:
                 for name, value in numbers.items():
                     if any(f == name for _, f, _, _ in kernels.FIELDS[self.calls[at].kernel]):
                         self._replay.set_number(at, self.calls[at].word(name), value)
-        self._numbers = written
+        self._numbers = written if lasting else None
         return True
 
     # ---- running -------------------------------------------------------------------------------------
 
-    def fits(self, arrays):
+    def fits(self, arrays, leaves):
         return (
             self._replay.accepts(arrays)
+            and self._reached_ids.isdisjoint(map(id, leaves))  # it may ask whether it is that one
             and self.watch.changed() is None
             and is_grad_enabled() is self.grad_enabled
             and (not self._live or self._refresh())

@@ -9,6 +9,7 @@ import datetime
 import dis
 import functools
 import gc
+import importlib
 import os
 import random
 import re
@@ -26,12 +27,16 @@ from fastconv.optim import Optimizer
 
 LARGEST_CONTAINER, LARGEST_REACH = 1000, 30_000
 ATOMS = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...))
-RANDOM = ("random", "numpy.random", "secrets")
+RANDOM = ("random", "numpy.random", "secrets", "uuid")
 CLOCKS = ("time",)
+CLOCKS_OF_DATES = {"now", "today", "utcnow"}
 OPTIONS_ARE_READ = {"param_groups", "state_dict"}  # by code that names one of these
 
+FUNCTIONS = {"function", "builtin_function_or_method", "cython_function_or_method"}
+
 CALLED_BY_FASTCONV = {"forward", "_update", "_numbers"}
-DYNAMIC = {"getattr", "eval", "exec", "vars", "attrgetter", "methodcaller", "__dict__"}
+BY_TEXT = {"getattr", "vars", "attrgetter", "methodcaller", "__dict__"}
+DYNAMIC = BY_TEXT | {"eval", "exec"}
 
 LIBRARY = os.path.dirname(os.__file__)
 
@@ -60,6 +65,7 @@ HARMLESS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
     type(NotImplemented),
+    type(collections.namedtuple("Named", "field").field),
 )
 OF_EVERY_CLASS = (
     "__dict__",
@@ -99,6 +105,14 @@ def _is_ours_in_c(cls, value):
     return any(maker.split(".")[0] in ("fastconv", "numpy") for maker in makers)
 
 
+def _is_of(value, modules):
+    """Whether it is a function or a class of these modules."""
+    if not isinstance(value, type) and type(value).__name__ not in FUNCTIONS:
+        return False
+    name = (value.__module__ or "").lstrip("_")
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
 def _codes(code):
     """A code object and those inside it."""
     yield code
@@ -121,8 +135,6 @@ class _Names:
                     self.imported.add(instruction.argval)
                 elif instruction.opname.endswith(("_GLOBAL", "_NAME", "_GLOBALS")):
                     self.globals.add(instruction.argval)
-        if "globals" in self.globals:
-            self.globals |= self.all
 
 
 class _Enough(Exception):
@@ -150,6 +162,8 @@ class Reach:
         if type(value) in ATOMS or id(value) in self._met:
             return
         self._met[id(value)] = value
+        if _is_of(value, RANDOM):
+            self._random(value, name)
         if len(self._met) > LARGEST_REACH:
             self._refuse(f"it reaches more than {LARGEST_REACH:,} objects, too many to watch")
         for kind, walk in self._walks:
@@ -173,7 +187,12 @@ class Reach:
         for module in self._modules:  # which may grow meanwhile
             named = self._names.union(*(names for _, names in self._methods))
             self._attributes_of(module, named, set())
-        if OPTIONS_ARE_READ & self._named_in_what_may_run():
+        named = self._named_in_what_may_run()
+        if CLOCKS_OF_DATES & named and (self.knows(datetime.datetime) or self.knows(datetime.date)):
+            self._refuse("it asks for the date, as a replay would not")
+        if self.knows(importlib.import_module):
+            self._refuse("it imports modules by names that are not in its code")
+        if OPTIONS_ARE_READ & named:
             for optimizer in self.optimizers.values():
                 for i, group in enumerate(optimizer.param_groups):
                     self._entries(group, f"param_groups[{i}]")
@@ -305,16 +324,32 @@ class Reach:
             self._globals(function.__globals__, names)
 
     def _globals(self, namespace, names):
-        for name in sorted(names.globals):
+        for builtin in ("eval", "exec", "__import__"):
+            if builtin in names.globals and builtin not in namespace:
+                self._refuse(f"it calls {builtin}(), which can read anything")
+        by_text = "globals" in names.globals
+        named = names.globals | (names.all if by_text else set())
+        for name in sorted(named):
             self.watch.entry(namespace, name, name)
             if name in namespace:
                 self._named(namespace[name], name, names)
+        if by_text:
+            self._numbers_of(namespace, named)
         for name in sorted(names.imported):
             parts = name.split(".")
             above = [".".join(parts[: i + 1]) for i in range(len(parts))]
             for full in (*above, f"{namespace.get('__package__')}.{name}".rstrip(".")):
                 self.watch.entry(sys.modules, full, f"the module {full}")
                 self._named(sys.modules.get(full), full, names)
+
+    def _numbers_of(self, namespace, but):
+        """The variables that may be asked for by a text that is computed: those that are numbers and the like, or
+        Tensors."""
+        for name, value in sorted(namespace.items()):
+            if name in but or name.startswith("__") or type(value) not in (*ATOMS, Tensor):
+                continue
+            self.watch.entry(namespace, name, name)
+            self.visit(value, name)
 
     def _named(self, value, name, names):
         if isinstance(value, types.ModuleType):
@@ -336,9 +371,13 @@ class Reach:
         if module.__name__.split(".")[0] in ("fastconv", "numpy") or id(module) in done:
             return
         done.add(id(module))
-        for name in sorted(names & vars(module).keys()):
-            value = vars(module)[name]
-            self.watch.entry(vars(module), name, f"{module.__name__}.{name}")
+        own = vars(module)
+        named = names | {"__getattr__"}
+        if names & BY_TEXT and not _is_library(own):
+            self._numbers_of(own, named)
+        for name in sorted(own.keys() & named):
+            value = own[name]
+            self.watch.entry(own, name, f"{module.__name__}.{name}")
             if isinstance(value, types.ModuleType):
                 self._attributes_of(value, names, done)
             else:
@@ -352,7 +391,7 @@ class Reach:
         """A function in C: bound to an object, to a module, or to nothing."""
         owner = getattr(function, "__self__", None)
         if isinstance(owner, types.ModuleType) or owner is None:
-            if (function.__module__ or "").lstrip("_") in (*RANDOM, *CLOCKS):
+            if _is_of(function, CLOCKS) or function.__name__ in ("urandom", "getrandom"):
                 self._refuse(f"{name} gives something else each time")
         else:
             self.visit(owner, f"the owner of {name}")

@@ -128,7 +128,7 @@ def _others(value):
         for element in value:
             yield from _others(element)
     elif type(value) is dict:
-        yield from _others(list(value.values()))
+        yield from _others([*value, *value.values()])
     elif not isinstance(value, Tensor):
         yield value
 

@@ -15,9 +15,10 @@ class ReadyWeights:
         self.ready = kernels.prepare_recorded(self._words, self._double)
 
     def refresh(self):
-        if self._version[0] != self._count:
+        count = self._version[0]  # before they are read: another thread may change them meanwhile
+        if count != self._count:
             kernels.prepare_recorded(self._words, self._double, self.ready[0])
-            self._count = self._version[0]
+            self._count = count
 
 
 def make_ready(calls, tensors, watch):

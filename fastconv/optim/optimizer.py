@@ -114,7 +114,7 @@ class Optimizer:
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what `closure` returned.
+        """Update every parameter that requires a gradient and has one; returns what `closure` returned.
 
         closure: recomputes the loss and its gradients, called first.
         """
@@ -125,12 +125,14 @@ class Optimizer:
         for group in self.param_groups:
             if listener is not None:
                 listener(self, group, False)
-            params = [param for param in group["params"] if param.grad is not None]
-            self._update(params, group)
-            if listener is not None:
-                listener(self, group, True)
-            for param in params:
-                param._version[0] += 1
+            params = [p for p in group["params"] if p.requires_grad and p.grad is not None]
+            try:
+                self._update(params, group)
+                if listener is not None:
+                    listener(self, group, True)
+            finally:  # some are changed already if it ends by an exception
+                for param in params:
+                    param._version[0] += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = False) -> None:
