@@ -63,6 +63,7 @@ from fastconv.creation import (
 )
 from fastconv.io import load, save
 from fastconv.kernels import available_isas, get_num_threads, isa, set_num_threads
+from fastconv.missing import guide as _guide
 from fastconv.ops.arithmetic import (
     abs,
     add,
@@ -148,12 +149,9 @@ class cuda:
         return 0
 
 
-def __getattr__(name):
-    if name == "models":
-        from importlib import import_module
-
-        return import_module("fastconv.models")
-    raise AttributeError(
-        f"fastconv has no {name!r}. If PyTorch does: fastconv covers what small CNNs need; "
-        "compute the rest with NumPy on t.detach().numpy(), and wrap the result with fastconv.tensor()"
-    )
+__getattr__ = _guide(
+    "fastconv",
+    ". If PyTorch does: fastconv covers what small CNNs need; what needs no gradient can be computed with NumPy on "
+    "t.detach().numpy(), and wrapped by fastconv.tensor()",
+    lazy=("models",),
+)

@@ -21,6 +21,7 @@ from contextlib import ContextDecorator
 import numpy as np
 
 from fastconv import kernels
+from fastconv.missing import advice, kind
 
 
 class Size(tuple):
@@ -341,7 +342,7 @@ class Tensor:
             data = data._array
         if not isinstance(data, np.ndarray):
             raise TypeError(
-                f"Tensor wants a NumPy array, got {type(data).__name__}; fastconv.tensor() takes lists too"
+                f"Tensor wants a NumPy array, got {kind(data)}; fastconv.tensor() takes lists too"
             )
         if data.dtype.kind not in "fiub" or data.dtype in (np.float16, np.longdouble):
             raise TypeError(f"fastconv has float32, float64, integers and bool, not {data.dtype}")
@@ -541,7 +542,8 @@ class Tensor:
 
     def __getattr__(self, name):
         raise AttributeError(
-            f"fastconv's Tensor has no {name!r}; what it lacks can be computed on t.detach().numpy()"
+            f"fastconv's Tensor has no {name!r}"
+            + (advice(name) or "; what needs no gradient can be computed on t.detach().numpy()")
             if not name.startswith("__")
             else name
         )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.autograd import Tensor
+from fastconv.missing import kind
 from fastconv.random import Generator, default_generator, permutation
 
 from .dataset import Dataset, Subset, TensorDataset
@@ -52,7 +53,7 @@ def default_collate(samples: list) -> Any:
         return type(first)(*fields) if hasattr(first, "_fields") else fields
     raise TypeError(
         "samples must be Tensors, arrays, numbers, strings, or tuples, lists or mappings of them, "
-        f"got {type(first).__name__}; give DataLoader a collate_fn"
+        f"got {kind(first)}; give DataLoader a collate_fn"
     )
 
 

@@ -12,12 +12,14 @@ from safetensors.numpy import save as to_safetensors
 
 from fastconv import kernels
 from fastconv.autograd import Tensor
+from fastconv.missing import kind
 
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 DTYPES = ("float32", "float64", "float16", "bool", *INTEGERS)
 # A safetensors file sorts its entries; the order in which they were given is a line of metadata.
 ORDER = "fastconv.names"
 RESERVED = "__metadata__"
+PYTORCH = (b"PK", b"\x80\x02")  # how the files of torch.save begin: a zip archive, or a pickle
 
 Path = str | os.PathLike[str]
 
@@ -31,11 +33,12 @@ def _checked_array(name: object, value: object) -> np.ndarray:
     if isinstance(value, Mapping | list | tuple):
         raise TypeError(
             f"save takes names and Tensors, as from net.state_dict(), but {name!r} is a "
-            f"{type(value).__name__}: nested state, such as an optimizer's, must be flattened first"
+            f"{type(value).__name__}: nested state, such as an optimizer's, must be flattened first, or go "
+            "into a file of its own"
         )
     array = value._array if isinstance(value, Tensor) else value
     if not isinstance(array, np.ndarray | np.generic):
-        raise TypeError(f"{name!r} must be a Tensor or a NumPy array, got {type(value).__name__}")
+        raise TypeError(f"{name!r} must be a Tensor or a NumPy array, got {kind(value)}")
     if array.dtype.name not in DTYPES:
         raise TypeError(f"{name!r} has dtype {array.dtype}, which a checkpoint cannot hold")
     return np.require(array, array.dtype.newbyteorder("<"), "C")
@@ -73,9 +76,12 @@ def save(state_dict: Mapping[str, Tensor | np.ndarray], path: Path) -> None:
     _replace_file(os.path.realpath(path), data)
 
 
-def load(path: Path) -> OrderedDict[str, Tensor]:
+def load(
+    path: Path, map_location: object = None, *, weights_only: bool = True
+) -> OrderedDict[str, Tensor]:
     """The Tensors in the safetensors file `path`, by name, in the order in which they were saved.
 
+    map_location, weights_only: PyTorch's, without effect: Tensors are all that a file holds, and lie in memory.
     Raises FileNotFoundError when there is no such file, ValueError when it is truncated, corrupt or
     of another format; the message names the path.
     """
@@ -88,7 +94,14 @@ def load(path: Path) -> OrderedDict[str, Tensor]:
             order = json.loads((file.metadata() or {}).get(ORDER, "[]"))
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        text = f"{path} is not a whole safetensors file: {error}"
+        with open(path, "rb") as file:
+            if file.read(2) in PYTORCH:
+                text = (
+                    f"{path} is not a whole safetensors file, but seems to be one of torch.save; where PyTorch is, "
+                    "safetensors.torch.save_file(torch.load(path), new_path) writes its Tensors as a file for load()"
+                )
+        raise ValueError(text) from error
     if isinstance(order, list) and sorted(map(str, order)) == sorted(names):
         names = order
     return OrderedDict((name, Tensor(kernels.new_copy(arrays[name]))) for name in names)

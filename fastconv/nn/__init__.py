@@ -1,5 +1,6 @@
 """Layers, losses and their initial values; the same names as in ``torch.nn``."""
 
+from fastconv.missing import guide
 from fastconv.nn import functional, init
 from fastconv.nn.activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from fastconv.nn.batchnorm import BatchNorm1d, BatchNorm2d
@@ -40,3 +41,5 @@ __all__ = [
     "functional",
     "init",
 ]
+
+__getattr__ = guide(__name__)

@@ -2,6 +2,7 @@
 
 from fastconv import kernels, random
 from fastconv.autograd import Tensor, _wrap, change, record
+from fastconv.missing import guide, kind
 from fastconv.ops import common
 from fastconv.ops.arithmetic import relu as _relu
 from fastconv.ops.arithmetic import sigmoid, tanh
@@ -36,7 +37,7 @@ __all__ = [
 def _refuse(**arguments):
     for name, x in arguments.items():
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
+            raise TypeError(f"{name} must be a Tensor, got {kind(x)}")
 
 
 def _array(optional):
@@ -379,3 +380,6 @@ def _reduce(loss, reduction):
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+
+
+__getattr__ = guide(__name__)

@@ -8,6 +8,7 @@ import math
 import warnings
 
 from fastconv.autograd import Tensor, no_grad
+from fastconv.missing import guide
 
 LINEAR = ("linear", "conv1d", "conv2d", "conv3d")
 
@@ -114,3 +115,6 @@ def zeros_(tensor: Tensor) -> Tensor:
 
 def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
+
+
+__getattr__ = guide(__name__)

@@ -165,6 +165,14 @@ class Module(Members):
         """Fill the gradients that exist with zeros; ``set_to_none=True`` forgets them instead."""
         clear_gradients(self.parameters(), set_to_none)
 
+    def cpu(self) -> Module:
+        """The Module itself: there is no other device."""
+        return self
+
+    def cuda(self, *args: Any, **kwargs: Any) -> Module:
+        """Raises RuntimeError: there is no GPU."""
+        raise RuntimeError("fastconv computes on the CPU only: leave out .cuda()")
+
     def to(self, *args: Any, **kwargs: Any) -> Module:
         """Convert floating parameters, buffers and gradients; ``to("cpu")`` changes nothing.
 

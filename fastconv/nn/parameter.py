@@ -8,6 +8,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Tensor
+from fastconv.missing import kind
 
 
 class Parameter(Tensor):
@@ -20,7 +21,7 @@ class Parameter(Tensor):
         if data is None:
             data = np.empty(0, np.float32)
         if not isinstance(data, Tensor | np.ndarray):
-            raise TypeError(f"Parameter takes a Tensor or an array, got {type(data).__name__}")
+            raise TypeError(f"Parameter takes a Tensor or an array, got {kind(data)}")
         super().__init__(data, requires_grad)
         if isinstance(data, Tensor):
             self._version = data._version

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.autograd import Tensor, no_grad
+from fastconv.missing import kind
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
@@ -30,7 +31,7 @@ def _entry_error(name: str, own: Tensor, value: Any) -> str | None:
     if not isinstance(value, Tensor | np.ndarray | np.generic):
         return (
             f'While copying the parameter named "{name}", expected a Tensor or a NumPy array '
-            f"but received {type(value).__name__}"
+            f"but received {kind(value)}"
         )
     if tuple(value.shape) != tuple(own.shape):
         return (

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Tensor, _wrap, record
+from fastconv.missing import kind
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -35,7 +36,7 @@ def as_tensor(x, what="operand"):
         return x
     if isinstance(x, np.ndarray):
         return Tensor(x)
-    raise TypeError(f"{what} must be a Tensor or a number, got {type(x).__name__}")
+    raise TypeError(f"{what} must be a Tensor or a number, got {kind(x)}")
 
 
 def cast(tensor, dtype):

@@ -8,5 +8,8 @@ from fastconv.data import (
     default_collate,
     random_split,
 )
+from fastconv.missing import guide
 
 __all__ = ["DataLoader", "Dataset", "Subset", "TensorDataset", "default_collate", "random_split"]
+
+__getattr__ = guide(__name__)
