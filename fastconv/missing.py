@@ -46,7 +46,7 @@ ADVICE = {
     ),
     "use Conv2d, with an axis of size 1": ("Conv1d", "conv1d"),
     "Conv2d and MaxPool2d take padding; a border of zeros can be added by fastconv.cat": (
-        *("ZeroPad2d", "ReflectionPad2d", "ConstantPad2d", "pad"),
+        *("ZeroPad2d", "ConstantPad2d", "pad"),
     ),
     "use nn.ModuleList, or setattr(self, name, module)": ("ModuleDict", "ParameterList"),
     "use fastconv.tensor(numpy.eye(classes, dtype='float32')[labels.numpy()])": ("one_hot",),
