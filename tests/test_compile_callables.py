@@ -1,10 +1,12 @@
 """`compile`: threads and forks; functions in functions, methods, modules."""
 
+import collections
 import copy
 import os
 import pickle
 import threading
 import types
+import typing
 import warnings
 
 import numpy as np
@@ -397,6 +399,41 @@ def test_a_module_whose_class_wants_to_know_its_subclasses(rng):
     with no_grad():
         assert bits(fastconv.compile(net)(x)) == bits(net(x))
     assert tags == ["a"]
+
+
+class Batch(typing.NamedTuple):
+    x: Tensor
+    y: Tensor
+    scale: float = 2.0
+
+    def scaled(self):
+        return self.x * self.scale * FACTOR
+
+
+FACTOR = 1.0
+
+
+def test_named_tuples(rng, monkeypatch):
+    """As arguments and as results; their methods may read more."""
+    Result = collections.namedtuple("Result", "sum product")
+
+    def function(batch):
+        return Result(batch.scaled() + batch.y, [batch.x * batch.y])
+
+    run = fastconv.compile(function)
+    for scale, factor, made in (
+        (2.0, 1.0, 1),
+        (2.0, 1.0, 1),
+        (3.0, 1.0, 2),
+        (3.0, 5.0, 3),
+        (3.0, 5.0, 3),
+    ):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        batch = Batch(vector(rng, 3), vector(rng, 3), scale)
+        result = run(batch)
+        assert type(result) is Result and bits(result) == bits(function(batch))
+        assert plans(run) == made
+    assert bits(run(batch._replace(x=vector(rng, 2), y=vector(rng, 2))).product[0])[1] == (2,)
 
 
 def test_nothing_to_run():

@@ -11,7 +11,7 @@ from fastconv import autograd, kernels
 from fastconv.autograd import Tensor, _stale, is_grad_enabled
 from fastconv.compiler.explain import explain
 from fastconv.compiler.plan import Plan
-from fastconv.compiler.trace import Refused, RefusedNow, one_at_a_time, trace
+from fastconv.compiler.trace import Refused, RefusedNow, is_sequence, one_at_a_time, trace
 from fastconv.nn.module import Module
 
 MOST_PLANS = 8
@@ -216,7 +216,7 @@ def _tensors(args, kwargs):
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             leaves.append(value)
-        elif type(value) in (tuple, list):
+        elif is_sequence(value):
             leaves += _tensors(value, {})
         elif type(value) is dict:
             leaves += _tensors((), value)
@@ -238,7 +238,7 @@ class _Slot:
 def _constant(value):
     if isinstance(value, Tensor):
         return _Slot
-    if type(value) in (tuple, list):
+    if is_sequence(value):
         return (type(value), *map(_constant, value))
     if type(value) is dict:
         return (dict, *((k, _constant(v)) for k, v in value.items()))
@@ -275,8 +275,8 @@ def _refuse_other_arguments(args, kwargs, leaves, constants):
 
 def _containers(value):
     """The lists and dicts in a value."""
-    if type(value) in (tuple, list, dict):
-        yield from () if type(value) is tuple else (value,)
+    if is_sequence(value) or type(value) is dict:
+        yield from () if isinstance(value, tuple) else (value,)
         for element in value.values() if type(value) is dict else value:
             yield from _containers(element)
 

@@ -7,14 +7,12 @@ import numpy as np
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
 from fastconv.compiler import blocks, memory, passes, remake, reuse, weights
-from fastconv.compiler.trace import Refused, address, root_of
-
-CONTAINERS = (tuple, list)
+from fastconv.compiler.trace import Refused, address, is_sequence, root_of
 
 
 def _is_lasting(option):
     """Whether an option of an optimizer is another object when it is another number; a list is watched by itself."""
-    if isinstance(option, CONTAINERS):
+    if isinstance(option, tuple | list):
         return all(map(_is_lasting, option))
     return option is None or type(option) in (bool, int, float) or isinstance(option, np.generic)
 
@@ -232,9 +230,12 @@ class Plan:
         """A function (new tensors, leaves) -> what the step returns."""
         if isinstance(value, Tensor):
             return self._tensor(value)
-        if type(value) in CONTAINERS:
-            parts, kind = [self._result(v) for v in value], type(value)
-            return lambda made, leaves: kind([part(made, leaves) for part in parts])
+        if is_sequence(value):
+            parts, make = (
+                [self._result(v) for v in value],
+                getattr(type(value), "_make", type(value)),
+            )
+            return lambda made, leaves: make([part(made, leaves) for part in parts])
         if type(value) is dict:
             entries = {k: self._result(v) for k, v in value.items()}
             return lambda made, leaves: {k: v(made, leaves) for k, v in entries.items()}

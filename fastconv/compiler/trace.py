@@ -122,9 +122,16 @@ def _leaves_with_gradients(reach):
     return [t for t in reach.tensors.values() if t.grad_fn is None]
 
 
+def is_sequence(value):
+    """Whether it is a plain list or tuple, or a named tuple."""
+    cls = type(value)
+    return cls in (tuple, list) or cls.__bases__ == (tuple,) and hasattr(cls, "_fields")
+
+
 def _others(value):
-    """What a plain container holds besides Tensors."""
-    if type(value) in (tuple, list):
+    """What a plain container holds besides Tensors, and the class of a named tuple."""
+    if is_sequence(value):
+        yield type(value)
         for element in value:
             yield from _others(element)
     elif type(value) is dict:
