@@ -135,7 +135,7 @@ def test_closure():
     ],
 )
 def test_a_frozen_parameter_stays(make, wrap):
-    """Although its gradient of zeros is still there."""
+    """Though momentum and weight decay would move it on: zero_grad() forgets its gradient."""
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     optimizer, x = make(net.parameters()), fastconv.ones(2, 3)
 

@@ -46,12 +46,19 @@ def empty_parameter(shape: Sequence[int], device: object, dtype: np.dtype | None
 
 
 def clear_gradients(parameters: Iterable[Tensor], set_to_none: bool) -> None:
-    """Fill the gradients that exist with zeros, in place, or forget them."""
-    parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    if set_to_none:
-        for parameter in parameters:
-            parameter.grad = None
-        return
-    kernels.zero([parameter.grad._array for parameter in parameters])
+    """Fill the gradients that exist with zeros, in place, or forget them.
+
+    Those of frozen parameters, which no backward reaches, are forgotten in any case: an optimizer would move the
+    parameters on.
+    """
+    cleared = []
     for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if set_to_none or not parameter.requires_grad:
+            parameter.grad = None
+        else:
+            cleared.append(parameter)
+    kernels.zero([parameter.grad._array for parameter in cleared])
+    for parameter in cleared:
         parameter.grad._version[0] += 1

@@ -114,7 +114,7 @@ class Optimizer:
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that requires a gradient and has one; returns what `closure` returned.
+        """Update every parameter that has a gradient; returns what `closure` returned.
 
         closure: recomputes the loss and its gradients, called first.
         """
@@ -125,7 +125,7 @@ class Optimizer:
         for group in self.param_groups:
             if listener is not None:
                 listener(self, group, False)
-            params = [p for p in group["params"] if p.requires_grad and p.grad is not None]
+            params = [param for param in group["params"] if param.grad is not None]
             try:
                 self._update(params, group)
                 if listener is not None:
@@ -136,7 +136,10 @@ class Optimizer:
         return loss
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Fill the gradients that exist with zeros; ``set_to_none=True`` forgets them instead."""
+        """Fill the gradients that exist with zeros; ``set_to_none=True`` forgets them instead.
+
+        Those of parameters that do not require one are forgotten: `step` leaves frozen parameters alone.
+        """
         clear_gradients(self._params(), set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
