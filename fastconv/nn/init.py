@@ -8,7 +8,7 @@ import math
 import warnings
 
 from fastconv.autograd import Tensor, no_grad
-from fastconv.missing import guide
+from fastconv.missing import guide as _guide
 
 LINEAR = ("linear", "conv1d", "conv2d", "conv3d")
 
@@ -117,4 +117,4 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
 
 
-__getattr__ = guide(__name__)
+__getattr__ = _guide(__name__)
