@@ -120,3 +120,13 @@ def test_nan_and_inf_propagate(isa, dtype, reduction):
     check(y, ref.nll_loss_forward(x, labels, reduction=reduction), np.finfo(dtype).eps)
     y = kernels.nll_loss_forward(x, np.array([1, 1]), reduction=reduction)  # NaN is not looked at
     check(y, ref.nll_loss_forward(x, np.array([1, 1]), reduction=reduction))
+
+
+def test_labels_of_64_bits(reduction):
+    """None is taken for another number."""
+    log_p = np.zeros((2, 3), np.float32)
+    with pytest.raises(IndexError, match=f"{2**64 - 100} is out of bounds"):
+        kernels.nll_loss_forward(log_p, np.array([0, 2**64 - 100], np.uint64), reduction=reduction)
+    with pytest.raises(ValueError, match="ignore_index must be an integer of 64 bits"):
+        kernels.nll_loss_forward(log_p, np.array([0, 1]), None, 2**70, reduction)
+    kernels.nll_loss_forward(log_p, np.array([0, 1], np.uint64), reduction=reduction)

@@ -50,10 +50,8 @@ class Compiled:
         return Compiled(copy.deepcopy(self._function, memo))
 
     def __reduce__(self):
-        if (
-            getattr(sys.modules.get(self.__module__), self._name, None) is self
-        ):  # a decorated function
-            return self._name
+        if getattr(sys.modules.get(self.__module__), self._name, None) is self:
+            return self._name  # of a decorated function: pickle finds it by that
         return Compiled, (self._function,)
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
 from fastconv.compiler import blocks, memory, passes, remake, reuse, weights
+from fastconv.compiler.reach import ATOMS
 from fastconv.compiler.trace import Refused, address, is_sequence, root_of
 
 
@@ -14,7 +15,7 @@ def _is_lasting(option):
     """Whether an option of an optimizer is another object when it is another number; a list is watched by itself."""
     if isinstance(option, tuple | list):
         return all(map(_is_lasting, option))
-    return option is None or type(option) in (bool, int, float) or isinstance(option, np.generic)
+    return type(option) in ATOMS or isinstance(option, np.generic)
 
 
 class Plan:
@@ -231,10 +232,8 @@ class Plan:
         if isinstance(value, Tensor):
             return self._tensor(value)
         if is_sequence(value):
-            parts, make = (
-                [self._result(v) for v in value],
-                getattr(type(value), "_make", type(value)),
-            )
+            parts = [self._result(v) for v in value]
+            make = getattr(type(value), "_make", type(value))
             return lambda made, leaves: make([part(made, leaves) for part in parts])
         if type(value) is dict:
             entries = {k: self._result(v) for k, v in value.items()}
@@ -280,9 +279,8 @@ class Plan:
         self._numbers = None
         written, lasting = kernels.Watch(), True
         for optimizer, group, calls, structure in self._live:
-            for (
-                option
-            ) in optimizer.live_options:  # before they are read: another thread may change them
+            # watched before they are read: another thread may change them meanwhile
+            for option in optimizer.live_options:
                 written.entry(group, option, option)
                 if isinstance(group[option], list):
                     written.items(group[option], option)

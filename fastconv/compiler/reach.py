@@ -4,6 +4,7 @@ From the function on, through closures, globals, bound objects, modules, optimiz
 put on a `Watch`; a plan holds only as long as none of them changed. What cannot be watched refuses to be compiled.
 """
 
+import builtins
 import collections
 import datetime
 import dis
@@ -35,12 +36,16 @@ OPTIONS_ARE_READ = {"param_groups", "state_dict"}  # by code that names one of t
 FUNCTIONS = {"function", "builtin_function_or_method", "cython_function_or_method"}
 
 CALLED_BY_FASTCONV = {"forward", "_update", "_numbers"}
-BY_TEXT = {"getattr", "vars", "attrgetter", "methodcaller", "__dict__"}
-DYNAMIC = BY_TEXT | {"eval", "exec"}
+DYNAMIC = {"getattr", "vars", "attrgetter", "methodcaller", "__dict__"}
 
 LIBRARY = os.path.dirname(os.__file__)
 
 IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: the types that are written in C
+# Functions that are refused, wherever they come from, by their id.
+READ_ANYTHING = (eval, exec, __import__, importlib.import_module)
+OPAQUE = {id(f): f"it calls {f.__name__}(), which can read anything" for f in READ_ANYTHING}
+DRAWN_BY_THE_SYSTEM = (os.urandom, getattr(os, "getrandom", os.urandom))  # the latter on Linux
+OPAQUE |= {id(f): f"{f.__name__}() gives something else each time" for f in DRAWN_BY_THE_SYSTEM}
 # C types that a Python class may be derived from: what they hold is walked.
 BASES = (object, dict, list, tuple, set, frozenset, int, float, complex, str, bytes)
 BASES += (collections.defaultdict, functools.partial, types.SimpleNamespace)
@@ -162,6 +167,8 @@ class Reach:
         if type(value) in ATOMS or id(value) in self._met:
             return
         self._met[id(value)] = value
+        if id(value) in OPAQUE:
+            self._refuse(OPAQUE[id(value)])
         if _is_of(value, RANDOM):
             self._random(value, name)
         if len(self._met) > LARGEST_REACH:
@@ -190,8 +197,6 @@ class Reach:
         named = self._named_in_what_may_run()
         if CLOCKS_OF_DATES & named and (self.knows(datetime.datetime) or self.knows(datetime.date)):
             self._refuse("it asks for the date, as a replay would not")
-        if self.knows(importlib.import_module):
-            self._refuse("it imports modules by names that are not in its code")
         if OPTIONS_ARE_READ & named:
             for optimizer in self.optimizers.values():
                 for i, group in enumerate(optimizer.param_groups):
@@ -324,15 +329,14 @@ class Reach:
             self._globals(function.__globals__, names)
 
     def _globals(self, namespace, names):
-        for builtin in ("eval", "exec", "__import__"):
-            if builtin in names.globals and builtin not in namespace:
-                self._refuse(f"it calls {builtin}(), which can read anything")
         by_text = "globals" in names.globals
         named = names.globals | (names.all if by_text else set())
         for name in sorted(named):
             self.watch.entry(namespace, name, name)
             if name in namespace:
                 self._named(namespace[name], name, names)
+            elif id(vars(builtins).get(name)) in OPAQUE:
+                self.visit(vars(builtins)[name], name)
         if by_text:
             self._numbers_of(namespace, named)
         for name in sorted(names.imported):
@@ -373,7 +377,7 @@ class Reach:
         done.add(id(module))
         own = vars(module)
         named = names | {"__getattr__"}
-        if names & BY_TEXT and not _is_library(own):
+        if names & DYNAMIC and not _is_library(own):
             self._numbers_of(own, named)
         for name in sorted(own.keys() & named):
             value = own[name]
@@ -391,7 +395,7 @@ class Reach:
         """A function in C: bound to an object, to a module, or to nothing."""
         owner = getattr(function, "__self__", None)
         if isinstance(owner, types.ModuleType) or owner is None:
-            if _is_of(function, CLOCKS) or function.__name__ in ("urandom", "getrandom"):
+            if _is_of(function, CLOCKS):
                 self._refuse(f"{name} gives something else each time")
         else:
             self.visit(owner, f"the owner of {name}")

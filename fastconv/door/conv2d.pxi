@@ -243,8 +243,8 @@ def conv2d_prepare(w, input_size, stride=1, padding=0, dilation=1, groups=1, *, 
     cdef counts found
     cdef conv2d_prepare_args args
     cdef PreparedWeights result = PreparedWeights.__new__(PreparedWeights)
-    result.isa = fc_current_isa()
     cdef int64_t K = weight.shape[0], count = as_int(groups, "groups", 1), elements
+    result.isa = fc_current_isa()
     if not isinstance(input_size, (tuple, list)) or len(input_size) != 4:
         raise ValueError(f"input_size must be (N, C, H, W), got {input_size!r}")
     set_input_size(&g, input_size, as_int(input_size[0], "input_size", 0), weight.shape[1] * count)

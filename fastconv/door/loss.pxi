@@ -47,8 +47,9 @@ cdef cnp.ndarray class_labels(object target, cnp.ndarray log_p):
     shape = shape_of(log_p)[:1] + shape_of(log_p)[2:]
     if shape_of(labels) != shape:
         raise ValueError(f"target must have shape {shape} for log_p of shape {shape_of(log_p)}, got {shape_of(labels)}")
-    if labels.dtype == np.uint64 and labels.size and labels.max() > np.int64(2**63 - 1):
-        raise IndexError(f"target {labels.max()} is out of bounds: there are {shape_of(log_p)[1]} classes")
+    largest = int(labels.max()) if labels.dtype == np.uint64 and labels.size else 0
+    if largest >= 2**63:
+        raise IndexError(f"target {largest} is out of bounds: there are {shape_of(log_p)[1]} classes")
     labels = contiguous(labels.astype(np.int64, copy=False))
     if open_recording is not None:
         open_recording.see(labels)

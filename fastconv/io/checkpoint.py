@@ -86,22 +86,22 @@ def load(
     of another format; the message names the path.
     """
     path = os.fspath(path)
-    with open(path, "rb"):
-        pass  # the operating system's own errors (missing, a folder, not permitted) name the path
+    # where it cannot be opened, the operating system's own error names the path
+    with open(path, "rb") as file:
+        begins = file.read(2)
     try:
         with safe_open(path, framework="np") as file:
             names = list(file.keys())
             order = json.loads((file.metadata() or {}).get(ORDER, "[]"))
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        text = f"{path} is not a whole safetensors file: {error}"
-        with open(path, "rb") as file:
-            if file.read(2) in PYTORCH:
-                text = (
-                    f"{path} is not a whole safetensors file, but seems to be one of torch.save; where PyTorch is, "
-                    "safetensors.torch.save_file(torch.load(path), new_path) writes its Tensors as a file for load()"
-                )
-        raise ValueError(text) from error
+        cause = f": {error}"
+        if begins in PYTORCH:
+            cause = (
+                ", but seems to be one of torch.save; where PyTorch is, "
+                "safetensors.torch.save_file(torch.load(path), new_path) writes its Tensors as a file for load()"
+            )
+        raise ValueError(f"{path} is not a whole safetensors file{cause}") from error
     if isinstance(order, list) and sorted(map(str, order)) == sorted(names):
         names = order
     return OrderedDict((name, Tensor(kernels.new_copy(arrays[name]))) for name in names)

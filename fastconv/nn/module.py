@@ -13,6 +13,7 @@ from fastconv.autograd import Tensor
 from fastconv.nn.members import BUFFER, MODULE, PARAMETER, SCRATCH, Members
 from fastconv.nn.parameter import Parameter, clear_gradients
 from fastconv.nn.state import IncompatibleKeys, copy_state, wanted_dtype
+from fastconv.ops.convert import cuda
 
 _handle_ids = itertools.count()
 
@@ -171,7 +172,7 @@ class Module(Members):
 
     def cuda(self, *args: Any, **kwargs: Any) -> Module:
         """Raises RuntimeError: there is no GPU."""
-        raise RuntimeError("fastconv computes on the CPU only: leave out .cuda()")
+        return cuda(self)
 
     def to(self, *args: Any, **kwargs: Any) -> Module:
         """Convert floating parameters, buffers and gradients; ``to("cpu")`` changes nothing.
