@@ -330,6 +330,7 @@ class Tensor:
         "grad_fn",
         "_version",
         "_made_at",
+        "_late",  # who computes _array when somebody asks, where it is not set: compiler/late.py
         "__weakref__",
     )
     __array_priority__ = 1000
@@ -541,6 +542,8 @@ class Tensor:
         return copied
 
     def __getattr__(self, name):
+        if name == "_array" and self._late is not None:
+            return self._late.look(self)
         raise AttributeError(
             f"fastconv's Tensor has no {name!r}"
             + (advice(name) or "; what needs no gradient can be computed on t.detach().numpy()")

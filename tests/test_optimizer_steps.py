@@ -42,6 +42,47 @@ def test_sgd(isa, dtype, rng, shape, options):
             check(g, given)
 
 
+@pytest.mark.parametrize("options", SGD)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 1), (1, 9), (120, 576), (0, 4), (4, 0)])
+def test_sgd_with_the_gradient_as_an_outer_product(isa, dtype, rng, threads, shape, options):
+    """The bits of a step with the product itself, also where it is -0, and however many threads share it."""
+    options = {**SGD_DEFAULTS, **options, "lr": 0.1}
+    column, row = (normal(rng, (n,), dtype) for n in shape)
+    column[::2] = -0.0
+    grad = kernels.gemm(column[:, None], row[None])
+    for count, first in ((1, True), (2, False), (3, True), (4, False)):
+        threads(count)
+        given, wanted = [], []
+        for arrays, g in ((given, (column, row)), (wanted, grad)):
+            start = np.random.default_rng(3)
+            p, v = normal(start, shape, dtype), normal(start, shape, dtype)
+            p[:, ::3] = -0.0
+            buffer = v if options["momentum"] else None
+            kernels.sgd_step(p, g, buffer, first=first, **options)
+            arrays += [p.tobytes(), v.tobytes()]
+        assert given == wanted
+
+
+def test_gradients_that_are_no_outer_product(dtype):
+    p, column, row = np.zeros((3, 4), dtype), np.zeros(3, dtype), np.zeros(4, dtype)
+    options = {**SGD_DEFAULTS, "lr": 0.1}
+    for grad, message in (
+        ((row, column), r"must have shape \(4, 3\)"),
+        ((column,), "a pair"),
+        ((column[:, None], row), "column must have 1 axes"),
+        ((column, p[0]), "shares memory"),
+        ((p[0, :3], row), "shares memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.sgd_step(p, grad, None, **options)
+    with pytest.raises(TypeError, match="row is"):
+        other = np.float32 if dtype == np.float64 else np.float64
+        kernels.sgd_step(p, (column, row.astype(other)), None, **options)
+    with pytest.raises(ValueError, match="must have shape"):
+        kernels.sgd_step(np.zeros(12, dtype), (column, row), None, **options)
+    assert not p.any()
+
+
 @pytest.mark.parametrize("momentum", [0, 0.9])
 def test_many_parameters_in_one_call(dtype, rng, momentum):
     """The bits of one call for each."""

@@ -69,10 +69,10 @@ def test_what_is_no_slot():
 
 def test_a_watch_names_what_changed():
     watch, numbers, options = kernels.Watch(), [1, 2.0], {"lr": 0.1}
-    array = np.zeros((2, 3), np.float32)
+    point = Point(np.zeros((2, 3), np.float32))
     watch.items(numbers, "the numbers")
     watch.entry(options, "lr", "lr")
-    watch.memory(array, "the shape")
+    watch.memory(point, Point.x, point.x, "the memory")
     assert len(watch) == 3 and watch.changed() is None
     numbers[1] = 2.0  # another object, but the same number
     assert watch.changed() is None
@@ -82,5 +82,11 @@ def test_a_watch_names_what_changed():
     options["lr"] = 0.2
     assert watch.changed() == "lr"
     options["lr"] = 0.1
-    array.resize((3, 2), refcheck=False)
-    assert watch.changed() == "the shape"
+    given = point.x
+    for other in (given.copy(), given.view(np.int32), given.T, None):
+        point.x = other
+        assert watch.changed() == "the memory"
+    point.x = given[:]  # another array of the same memory
+    assert watch.changed() is None
+    del given, point.x
+    assert watch.changed() == "the memory"

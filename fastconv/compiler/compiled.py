@@ -310,7 +310,8 @@ def compile(function):
     one set of shapes and dtypes, and as long as all that the function can read is what it was: the modules with their
     modes and attributes, the memory of the parameters, globals, closures, numbers among the arguments. What differs is
     recorded anew (the last 8 lists are kept). The numbers of an optimizer's groups, such as the learning rate, are read
-    at each replay.
+    at each replay. At batch 1 the gradient of a linear layer, of which SGD makes its step, is computed when somebody
+    looks at it.
 
     Python runs only while recording: what it prints or appends, it does so then, and what NumPy writes into memory that
     a Tensor shares, nobody sees. A function that must see numbers half-way (`.item()`, `if loss > 1`, NumPy), has

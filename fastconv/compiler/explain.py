@@ -17,8 +17,9 @@ CONVOLUTIONS = ("conv2d_forward", "conv2d_backward_input", "conv2d_backward_weig
 class Row:
     """One call. multiply_adds: 0 where it is not made of them; microseconds: of the last replay.
 
-    blocks: where it is more than 1, a block of images goes through this call and its neighbours before the next one
-    does. microseconds are then the time of them all, shared out as the first blocks spent it.
+    algorithm: of a convolution; "late" where no replay runs the call, but whoever looks at what it writes. blocks:
+    where it is more than 1, a block of images goes through this call and its neighbours before the next one does.
+    microseconds are then the time of them all, shared out as the first blocks spent it.
     """
 
     kernel: str
@@ -122,15 +123,18 @@ def explain(plan):
     blocks = [1] * len(plan.calls)
     for chain in plan.chains:
         blocks[chain.first : chain.last + 1] = [chain.blocks] * len(chain.cuts)
-    for call, nanoseconds, count_of_blocks in zip(
-        plan.calls, plan.nanoseconds(), blocks, strict=True
+    first_late = len(plan.calls) - len(plan.late)
+    for i, (call, nanoseconds, count_of_blocks) in enumerate(
+        zip(plan.calls, plan.nanoseconds(), blocks, strict=True)
     ):
         dtype = (np.float32, np.float64)[call.dtype]
         count, microseconds = multiply_adds(call), max(nanoseconds / 1e3, 1e-3)
+        if i >= first_late:
+            count, microseconds = 0, 0.0
         if count and dtype not in peaks:
             peaks[dtype] = measured_peak(dtype)
         operands = call.operands.values()
-        algorithm = ""
+        algorithm = "late" if i >= first_late else ""
         if call.kernel in CONVOLUTIONS:
             algorithm, _ = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
             if "backward" in call.kernel and "indices" in call.operands:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
-from fastconv.compiler import blocks, memory, passes, remake, reuse, weights
+from fastconv.compiler import blocks, late, memory, passes, remake, reuse, weights
 from fastconv.compiler.reach import ATOMS
 from fastconv.compiler.trace import Refused, address, is_sequence, root_of
 
@@ -47,9 +47,11 @@ class Plan:
         labels = self._labels(trace.calls)
         kept = set(self._slots)
         private = self._is_private(kept, trace.recording)
-        self.calls = remake.remake(passes.shorten(trace.calls, private), private, self._new)
+        calls = remake.remake(passes.shorten(trace.calls, private), private, self._new)
+        of_one_name = self._of_one_name()
+        self.calls, left = late.put_last(calls, private, of_one_name)
         reuse.in_place(self.calls, private)
-        self._weights = weights.make_ready(self.calls, self._of_one_name(), self.watch)
+        self._weights = weights.make_ready(self.calls, of_one_name, self.watch)
         constants = trace.recording.constants
         fixed = {
             id(o.root)
@@ -65,10 +67,12 @@ class Plan:
         written = [o for o in operands if o.writes]
         outside = {id(o.root): o.root for o in written if id(o.root) in fixed}
         self.written_inputs = sorted({self._slot_of(o)[0] for o in written if self._is_input(o)})
-        self.written = [o.array for o in written if id(o.root) in fixed and not self._is_input(o)]
         staying = [o for o in operands if id(o.root) in fixed and not self._is_input(o)]
         # where an input is written, nothing that is read may be given as an input either
-        avoided = [o.array for o in staying] if self.written_inputs else self.written
+        avoided = [o.array for o in staying if o.writes or self.written_inputs]
+        lefts = {id(tensor._array) for tensor in left}  # held by their Lates alone
+        staying = [o for o in staying if id(o.root) not in lefts]
+        self._written = [o.array for o in staying if o.writes]
         self._live = [
             (optimizer, group, calls, self._structure(optimizer, group))
             for optimizer, group, calls in (
@@ -91,10 +95,15 @@ class Plan:
             self._versions(outside),
             labels,
             [chain.recorded() for chain in self.chains],
+            len(left),
         )
+        self.late = [(t, late.Late(t, self._replay, i)) for i, t in enumerate(left)]
+        for tensor, its_late in self.late:
+            self.watch.may_be_late(tensor, its_late)
         for call in self.calls:  # a plan does not hold the batch it was recorded with
             for name, operand in call.operands.items():
-                if self._is_input(operand) or id(operand.root) not in fixed:
+                root = id(operand.root)
+                if self._is_input(operand) or root not in fixed or root in lefts:
                     form = kernels.form_of(operand.array)
                     call.operands[name] = replace(operand, array=form, root=form)
         self._lie_already = self._inputs, self._outputs
@@ -314,13 +323,25 @@ class Plan:
     def run(self, arrays, leaves):
         for ready in self._weights:
             ready.refresh()
-        outputs = self._replay.run(arrays)
+        try:
+            outputs = self._replay.run(arrays)
+        except BaseException:
+            for tensor, its_late in self.late:
+                its_late.lose(tensor)
+            raise
         made = self._make(outputs)
         for leaf, number in self.gradients:
             leaf.grad = made[number]
+        for tensor, its_late in self.late:
+            its_late.leave(tensor)
         for i in self.written_inputs:
             leaves[i]._bump()
         return self._build(made, leaves)
+
+    @property
+    def written(self):
+        """The arrays that it writes, besides inputs, results, and its own."""
+        return [*self._written, *(its_late.array for _, its_late in self.late)]
 
     def nanoseconds(self):
         return self._replay.nanoseconds()

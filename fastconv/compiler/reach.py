@@ -231,8 +231,7 @@ class Reach:
         self.tensors[id(tensor)] = tensor
         if tensor.grad_fn is not None and tensor.grad_fn.backward is not None:
             self._refuse(f"{name} was computed outside of it, from what requires a gradient")
-        self.watch.slot(tensor, ARRAY, tensor._array, f"the memory of {name}")
-        self.watch.memory(tensor._array, f"the shape of {name}")
+        self.watch.memory(tensor, ARRAY, tensor._array, f"the memory of {name}")
         self.watch.slot(tensor, REQUIRES_GRAD, tensor.requires_grad, f"{name}.requires_grad")
         if type(tensor) is not Tensor:
             self._instance(tensor, name)

@@ -304,8 +304,7 @@ def _watch_gradient(reach, recording, tensor, before, touched, gradients):
     if after is before:
         watch.slot(tensor, GRAD, before, "a gradient")
         if before is not None:
-            watch.slot(before, ARRAY, before._array, "the memory of a gradient")
-            watch.memory(before._array, "the shape of a gradient")
+            watch.memory(before, ARRAY, before._array, "the memory of a gradient")
             reach.tensors[id(before)] = before
         return None
     if before is None:

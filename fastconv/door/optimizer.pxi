@@ -12,17 +12,38 @@ cdef cnp.ndarray state(object x, str name, cnp.ndarray param, bint written):
     return array
 
 
-cdef int run_sgd(cnp.ndarray w, cnp.ndarray g, object momentum_buffer, sgd_step_args *args) except -1:
+cdef tuple gradient(object grad, cnp.ndarray w, sgd_step_args *args):
+    """What a step of w reads, as args shall say: the gradient, or the column and the row of which it is the outer product."""
+    cdef cnp.ndarray g, column, row
+    args.columns, args.g, args.column, args.row = 0, NULL, NULL, NULL
+    if not isinstance(grad, tuple):
+        g = state(grad, "grad", w, False)
+        args.g = g.data
+        return (g,)
+    if len(grad) != 2:
+        raise ValueError(f"grad must be an array, or a pair (column, row), got {len(grad)} of them")
+    column, row = [contiguous(floats(x, name, 1, type_of(w))) for x, name in zip(grad, ("column", "row"))]
+    if shape_of(w) != (column.shape[0], row.shape[0]):
+        raise ValueError(f"param must have shape {(column.shape[0], row.shape[0])}, as the outer product of column and row has, "
+                         f"got {shape_of(w)}")
+    args.columns, args.column, args.row = row.shape[0], column.data, row.data
+    return column, row
+
+
+cdef int run_sgd(cnp.ndarray w, object grad, object momentum_buffer, sgd_step_args *args) except -1:
     """One parameter, with the numbers that args holds."""
     cdef cnp.ndarray v = None
+    cdef tuple given = gradient(grad, w, args)
     if args.momentum != 0:
         if momentum_buffer is None:
             raise ValueError(f"momentum is {args.momentum}, but there is no momentum_buffer")
         v = state(momentum_buffer, "momentum_buffer", w, True)
         refuse_overlap(w, v, "momentum_buffer")
-        refuse_overlap(v, g, "grad")
-    refuse_overlap(w, g, "grad")
-    args.n, args.w, args.g, args.v = w.size, w.data, g.data, NULL
+    for x in given:
+        refuse_overlap(w, x, "grad")
+        if v is not None:
+            refuse_overlap(v, x, "grad")
+    args.n, args.w, args.v = w.size, w.data, NULL
     if v is not None:
         args.v = v.data
     return run(type_of(w), FC_sgd_step, args)
@@ -36,13 +57,14 @@ def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0
         param -= lr (g + momentum v if nesterov else v)
 
     param, momentum_buffer (v): written; grad: read; one shape and dtype. Without momentum there is no v: param -= lr g.
+    grad may be a pair of vectors (column, row) instead: it is their outer product then, column[i] row[j].
     Source: Sutskever et al., ICML 2013, in PyTorch's form.
     """
     cdef cnp.ndarray w = state(param, "param", None, True)
     cdef sgd_step_args args = sgd_step_args(
         lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=bool(first),
-        n=0, w=NULL, g=NULL, v=NULL)
-    run_sgd(w, state(grad, "grad", w, False), momentum_buffer, &args)
+        n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL)
+    run_sgd(w, grad, momentum_buffer, &args)
 
 
 def sgd_steps(list params not None, list grads not None, list momentum_buffers=None, *, lr, momentum=0.0, dampening=0.0,
@@ -53,10 +75,10 @@ def sgd_steps(list params not None, list grads not None, list momentum_buffers=N
     cdef cnp.ndarray w
     cdef sgd_step_args args = sgd_step_args(
         lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=False,
-        n=0, w=NULL, g=NULL, v=NULL)
+        n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL)
     for i in range(len(params)):
         w = state(params[i], "param", None, True)
-        run_sgd(w, state(grads[i], "grad", w, False), None if momentum_buffers is None else momentum_buffers[i], &args)
+        run_sgd(w, grads[i], None if momentum_buffers is None else momentum_buffers[i], &args)
 
 
 def adam_step(param, grad, exp_avg, exp_avg_sq, step, *, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):

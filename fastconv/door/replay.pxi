@@ -62,6 +62,11 @@ cdef bint are_classes(const int64_t *label, const label_place *place) noexcept:
     return True
 
 
+def references(cnp.ndarray array not None):
+    """How many references there are to an array, those of the call among them."""
+    return (<PyObject *>array).ob_refcnt
+
+
 def form_of(x):
     """An array of the same dtype, shape and strides, without the memory: never to be read."""
     return np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, x.strides, writeable=x.flags.writeable)
@@ -76,7 +81,8 @@ cdef class Replay:
     whose first element each replay counts up. labels: (slot, offset in bytes, count, classes, ignored) of int64 labels in an
     input, or with -1 for the slot, at an address: one that is no class is for eager execution to refuse. chains: (first call,
     calls, images, images of a block, own bytes, nanoseconds, varying arguments) in their order: see fc_chain in src/fastconv.h;
-    an argument is ("count", "address" or "own", call, word, each), call counted from the chain's first.
+    an argument is ("count", "address" or "own", call, word, each), call counted from the chain's first. late: how many of the
+    last calls `run` leaves to `run_late`.
     """
 
     cdef fc_call *calls
@@ -84,7 +90,7 @@ cdef class Replay:
     cdef fc_varying *varying
     cdef fc_list recorded
     cdef relocation *moves
-    cdef int64_t count, move_count
+    cdef int64_t count, move_count, late
     cdef int64_t *ticks
     cdef cnp.ndarray words
     cdef list starts, keep, inputs, outputs, versions
@@ -95,9 +101,9 @@ cdef class Replay:
     cdef PyThread_type_lock lock
 
     def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions,
-                  list labels, list chains):
+                  list labels, list chains, int64_t late):
         cdef int64_t i = 0, total = 0
-        self.count, self.move_count = len(calls), len(relocations)
+        self.count, self.move_count, self.late = len(calls), len(relocations), late
         self.calls = <fc_call *>calloc(self.count + 1, sizeof(fc_call))
         self.moves = <relocation *>calloc(self.move_count + 1, sizeof(relocation))
         self.ticks = <int64_t *>calloc(self.count + 1, sizeof(int64_t))
@@ -113,7 +119,7 @@ cdef class Replay:
             total += len(words)
             i += 1
         self.set_chains(chains, [*self.starts, total])
-        self.recorded.count, self.recorded.calls, self.recorded.ticks = self.count, self.calls, self.ticks
+        self.recorded.calls, self.recorded.ticks = self.calls, self.ticks
         i = 0
         for call, word, slot, offset in relocations:
             self.moves[i].word = first + <int64_t>(self.starts[call] + word)
@@ -201,6 +207,11 @@ cdef class Replay:
                 return False
         return True
 
+    cdef void acquire(self):
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            with nogil:  # who has it, may wait for the GIL
+                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+
     def set_number(self, int64_t call, int64_t word, double value):
         """Write a REAL into the arguments of a call."""
         cdef int64_t at = self.starts[call] + word
@@ -209,8 +220,8 @@ cdef class Replay:
     def run(self, list arrays, list outputs=None):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
 
-        outputs: None for new ones. Or where they lie already, for the open recording: the calls run if it is still putting them
-        off; other threads may see the outputs, and therefore wait; the changes that the calls make have been counted.
+        outputs: None for new ones. Or where they lie already, for the open recording: the calls, the late ones too, run if it is
+        still putting them off; other threads may see the outputs, and therefore wait; the changes that the calls make have been counted.
         """
         cdef cnp.ndarray array
         cdef list slots = list(arrays), made = [] if outputs is None else outputs
@@ -220,10 +231,9 @@ cdef class Replay:
             for array in self.outputs:
                 made.append(fc_new_array(array.ndim, array.shape, cnp.PyArray_TYPE(array)))
         slots += made
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            with nogil:  # who has it, may wait for the GIL
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        self.acquire()
         try:
+            self.recorded.count = self.count - (self.late if outputs is None else 0)
             for i in range(self.move_count):
                 array = slots[self.moves[i].slot]
                 self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
@@ -243,6 +253,15 @@ cdef class Replay:
         if status:
             raise MemoryError("fastconv: no memory for the workspace of a kernel")
         return made
+
+    def run_late(self, int64_t number):
+        """Run one of the late calls, of what the last `run` has left. Nothing else in Python happens meanwhile."""
+        cdef fc_call *call = &self.calls[self.count - self.late + number]
+        self.acquire()
+        try:
+            check_status(fc_run(call.dtype, call.kernel, call.args))
+        finally:
+            PyThread_release_lock(self.lock)
 
     def nanoseconds(self):
         """The time that each call took in the last replay; of a chain, all the time shared out as its first blocks spent it."""

@@ -50,7 +50,7 @@ cdef extern from *:
         watched_kind kind;
         PyObject *owner, *key, *value; /* borrowed: the Watch's list holds them; value: NULL where there was nothing */
         Py_ssize_t number;             /* an offset in bytes, an index, or a size */
-        uint64_t state;                /* of the dictionary, when it held last */
+        uint64_t state;                /* of the dictionary, when it held last; the address of an array */
     } watched;
 
     /* A number that a dictionary has only until it changes; 0 where Python keeps none. */
@@ -62,12 +62,15 @@ cdef extern from *:
 
     static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
 
-    static int fc_same_memory(PyArrayObject *a, PyArrayObject *b) {
+    /* Whether there is an array at this address, of the dtype, shape and strides of this one. */
+    static int fc_is_array_at(PyObject *object, uint64_t address, PyArrayObject *form) {
+        if (!object || !PyArray_CheckExact(object)) return 0;
+        PyArrayObject *const a = (PyArrayObject *)object;
         const int n = PyArray_NDIM(a);
-        if (PyArray_DATA(a) != PyArray_DATA(b) || n != PyArray_NDIM(b)) return 0;
+        if ((uint64_t)(uintptr_t)PyArray_DATA(a) != address || n != PyArray_NDIM(form)) return 0;
         for (int d = 0; d < n; d++)
-            if (PyArray_DIM(a, d) != PyArray_DIM(b, d) || PyArray_STRIDE(a, d) != PyArray_STRIDE(b, d)) return 0;
-        return 1;
+            if (PyArray_DIM(a, d) != PyArray_DIM(form, d) || PyArray_STRIDE(a, d) != PyArray_STRIDE(form, d)) return 0;
+        return PyArray_DESCR(a) == PyArray_DESCR(form);
     }
     /* Whether a dictionary has these very keys and values, in this order. */
     static int fc_same_entries(PyObject *dictionary, PyObject *keys, PyObject *values, PyObject *any) {
@@ -95,7 +98,7 @@ cdef extern from *:
     static int fc_plainly_holds(watched *w, PyObject *any) {
         switch (w->kind) {
         case SLOT: return fc_slot(w->owner, w->number) == w->value;
-        case MEMORY: return fc_same_memory((PyArrayObject *)w->owner, (PyArrayObject *)w->value);
+        case MEMORY: return fc_is_array_at(fc_slot(w->owner, w->number), w->state, (PyArrayObject *)w->value);
         case ENTRY:
         case DICTIONARY: return fc_dictionary_holds(w, any);
         case ITEM: return w->number < PyList_GET_SIZE(w->owner) && PyList_GET_ITEM(w->owner, w->number) == w->value;
@@ -228,9 +231,17 @@ cdef class Watch:
         """The slot must not become None."""
         self.add(PRESENT, owner, member, None, slot_offset(member, member), name)
 
-    def memory(self, cnp.ndarray array not None, str name):
-        """The array must keep its address, shape and strides."""
-        self.add(MEMORY, array, None, array.view(), 0, name)
+    def memory(self, owner, member, cnp.ndarray array not None, str name):
+        """What is in a slot must stay an array of the address, dtype, shape and strides of `array`, which is not held."""
+        self.add(MEMORY, owner, None, form_of(array), slot_offset(member, member), name)
+        self.all[self.count - 1].state = <uint64_t><size_t>array.data
+
+    def may_be_late(self, owner, late):
+        """The slot of an array may be empty too, while the owner's `_late` is this one."""
+        for i in range(self.count):
+            if self.all[i].kind == MEMORY and self.all[i].owner == <PyObject *>owner:
+                self.held.append(late)
+                self.all[i].key = <PyObject *>late
 
     cdef int add(self, watched_kind kind, owner, key, value, Py_ssize_t number, str name) except -1:
         cdef watched *grown
@@ -260,6 +271,14 @@ cdef class Watch:
             return same(PyDict_GetItem(<object>w.owner, <object>w.key), w.value)
         if w.kind == ITEM:
             return w.number < len(<list>w.owner) and same(PyList_GET_ITEM(<list>w.owner, w.number), w.value)
+        if w.kind == MEMORY:
+            late = getattr(<object>w.owner, "_late", None)
+            if late is None or fc_slot(w.owner, w.number) != NULL:
+                return False
+            if late is <object>w.key:
+                return True
+            late.look(<object>w.owner)
+            return fc_plainly_holds(w, <PyObject *>ABSENT)
         if w.kind == PRESENT:
             return fc_slot(w.owner, w.number) != NULL and <object>fc_slot(w.owner, w.number) is not None
         if w.kind in (LIST, SET):
