@@ -491,6 +491,7 @@ def sgd_step(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     first: bool = False,
+    dx: NDArray[_Real] | None = None,
 ) -> None: ...
 def sgd_steps(
     params: list[NDArray[_Real]],

@@ -63,6 +63,26 @@ def test_sgd_with_the_gradient_as_an_outer_product(isa, dtype, rng, threads, sha
         assert given == wanted
 
 
+@pytest.mark.parametrize("momentum", [0, 0.9])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 5), (7, 1), (1, 9), (6, 1100), (120, 576), (0, 4), (4, 0)]
+)
+def test_sgd_with_the_other_gradient_of_a_layer(isa, dtype, rng, threads, shape, momentum):
+    """The bits of a product with the weights before the step, and of the step."""
+    options = {**SGD_DEFAULTS, "lr": 0.1, "momentum": momentum, "weight_decay": 0.1}
+    column, row = (normal(rng, (n,), dtype) for n in shape)
+    start, velocity = normal(rng, shape, dtype), normal(rng, shape, dtype)
+    wanted, v = start.copy(), velocity.copy()
+    kernels.sgd_step(wanted, (column, row), v if momentum else None, **options)
+    for count in (1, 2, 3, 4):
+        threads(count)
+        with guarded(shape, dtype) as p, guarded(shape[1:], dtype) as dx:
+            p[...], its_v = start, velocity.copy()
+            kernels.sgd_step(p, (column, row), its_v if momentum else None, dx=dx, **options)
+            assert dx.tobytes() == kernels.gemm(column[None], start).tobytes()
+            assert p.tobytes() == wanted.tobytes() and its_v.tobytes() == v.tobytes()
+
+
 def test_gradients_that_are_no_outer_product(dtype):
     p, column, row = np.zeros((3, 4), dtype), np.zeros(3, dtype), np.zeros(4, dtype)
     options = {**SGD_DEFAULTS, "lr": 0.1}
@@ -80,6 +100,22 @@ def test_gradients_that_are_no_outer_product(dtype):
         kernels.sgd_step(p, (column, row.astype(other)), None, **options)
     with pytest.raises(ValueError, match="must have shape"):
         kernels.sgd_step(np.zeros(12, dtype), (column, row), None, **options)
+    assert not p.any()
+
+
+def test_a_place_for_the_other_gradient_that_will_not_do(dtype):
+    p, column, row, v = (np.zeros(n, dtype) for n in ((3, 4), 3, 4, (3, 4)))
+    options = {**SGD_DEFAULTS, "lr": 0.1, "momentum": 0.9}
+    for grad, dx, message in (
+        (p.copy(), row.copy(), "where grad is a pair"),
+        ((column, row), np.zeros(3, dtype), "dx must have shape"),
+        ((column, row), np.zeros(8, dtype)[::2], "changed in place"),
+        ((column, row), row, "shares memory"),
+        ((column, row), p[0], "shares memory"),
+        ((column, row), v[1], "shares memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.sgd_step(p, grad, v, dx=dx, **options)
     assert not p.any()
 
 

@@ -3,7 +3,8 @@
 At batch 1 the gradient of a linear layer is the outer product of two vectors, and writing it takes longer than all its
 arithmetic. Where only the optimizer's step reads it, that step makes the numbers itself, from the vectors, and a replay
 leaves the gradient's Tensor without an array; whoever asks for the array has it computed. Nobody can tell, as long as
-nobody else has that array: that is counted, by its references, after each replay.
+nobody else has that array: that is counted, by its references, after each replay. The step also takes over the product
+with the weights that the layer's input gets for a gradient, and so walks through them once for both.
 """
 
 from dataclasses import replace
@@ -22,6 +23,7 @@ def put_last(calls, private, tensors):
     which keeps it until the next replay, because the calls are the last.
     """
     uses, late, written = Uses.of(calls), [], []
+    order = list(calls)
     for at, step in enumerate(calls):
         gradient = step.operands.get("g")
         if step.kernel != "sgd_step" or not whole(gradient) or id(gradient.root) not in tensors:
@@ -32,19 +34,56 @@ def put_last(calls, private, tensors):
         outer = calls[users[0]]
         if not _is_outer_product(outer, gradient):
             continue
-        factors = [outer.operands[name] for name in "ab"]
+        column, row = (outer.operands[name] for name in "ab")
         if any(
-            not private(f.root) or is_written(uses, f.root, users[0], len(calls)) for f in factors
+            not private(f.root) or is_written(uses, f.root, users[0], len(calls))
+            for f in (column, row)
         ):
             continue
         del step.operands["g"]
         step.words[step.word("g")] = 0
         step.words[step.word("columns")] = outer.number("n")
-        for name, factor in zip(("column", "row"), factors, strict=True):
-            step.operands[name] = replace(factor, field=name)
+        step.operands["column"] = replace(column, field="column")
+        step.operands["row"] = replace(row, field="row")
+        order[users[0]] = None
         late.append(outer)
         written.append(tensor)
-    return [c for c in calls if not any(c is o for o in late)] + late, written
+        other = _other_gradient(calls, uses, at)
+        if other is not None:
+            step.operands["dx"] = replace(calls[other].operands["c"], field="dx")
+            order[other], order[at] = step, None
+    return [call for call in order if call is not None] + late, written
+
+
+def _other_gradient(calls, uses, at):
+    """Where the layer's other gradient, dx = column w, is computed, if the step at `at` can as well do that, there,
+    while the rows of w are in the cache; else None."""
+    step = calls[at]
+    w, column, row = (step.operands[name] for name in ("w", "column", "row"))
+    n = step.number("columns")
+    before = [i for i in uses.of_root(w.root) if i < at]
+    if not before or not _is_product_with(calls[before[-1]], column, w, step.number("n") // n, n):
+        return None
+    first = before[-1]
+    if is_written(uses, column.root, first - 1, at) or is_written(uses, row.root, first - 1, at):
+        return None
+    moved = [o.root for name, o in step.operands.items() if name == "v"]
+    if any(first <= i < at for root in moved for i in uses.of_root(root)):
+        return None
+    return first
+
+
+def _is_product_with(call, column, w, m, n):
+    """Whether it writes nothing but column w, of m rows of n, all in one piece each."""
+    wanted = {"m": 1, "n": n, "k": m, "cs_a": 1, "rs_b": n, "cs_b": 1, "cs_c": 1}
+    return (
+        call.kernel == "gemm"
+        and all(call.number(name) == value for name, value in wanted.items())
+        and same(call.operands["a"], column)
+        and same(call.operands["b"], w)
+        and not call.operands["c"].reads
+        and call.real("alpha") == 1
+    )
 
 
 def _is_outer_product(call, result):
@@ -52,11 +91,11 @@ def _is_outer_product(call, result):
     wanted = {"k": 1, "rs_a": 1, "cs_b": 1, "cs_c": 1}
     return (
         call.kernel == "gemm"
+        and all(call.number(name) == value for name, value in wanted.items())
+        and call.number("rs_c") == call.number("n")
         and same(call.operands["c"], result)
         and not call.operands["c"].reads
         and call.real("alpha") == 1
-        and all(call.number(name) == value for name, value in wanted.items())
-        and call.number("rs_c") == call.number("n")
     )
 
 

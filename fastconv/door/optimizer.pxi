@@ -30,41 +30,52 @@ cdef tuple gradient(object grad, cnp.ndarray w, sgd_step_args *args):
     return column, row
 
 
-cdef int run_sgd(cnp.ndarray w, object grad, object momentum_buffer, sgd_step_args *args) except -1:
+cdef int run_sgd(cnp.ndarray w, object grad, object momentum_buffer, sgd_step_args *args, object dx=None) except -1:
     """One parameter, with the numbers that args holds."""
-    cdef cnp.ndarray v = None
+    cdef cnp.ndarray v = None, product = None
     cdef tuple given = gradient(grad, w, args)
     if args.momentum != 0:
         if momentum_buffer is None:
             raise ValueError(f"momentum is {args.momentum}, but there is no momentum_buffer")
         v = state(momentum_buffer, "momentum_buffer", w, True)
         refuse_overlap(w, v, "momentum_buffer")
+    if dx is not None:
+        if args.g != NULL:
+            raise ValueError("dx is computed where grad is a pair (column, row)")
+        product = state(dx, "dx", given[1], True)
+        refuse_overlap(w, product, "dx")
+        refuse_overlap(product, v, "momentum_buffer")
     for x in given:
         refuse_overlap(w, x, "grad")
         if v is not None:
             refuse_overlap(v, x, "grad")
-    args.n, args.w, args.v = w.size, w.data, NULL
+        if product is not None:
+            refuse_overlap(product, x, "grad")
+    args.n, args.w, args.v, args.dx = w.size, w.data, NULL, NULL
     if v is not None:
         args.v = v.data
+    if product is not None:
+        args.dx = product.data
     return run(type_of(w), FC_sgd_step, args)
 
 
 def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False,
-             first=False):
+             first=False, dx=None):
     """One step of stochastic gradient descent, in place:
 
         g = grad + weight_decay param;   v = g if first else momentum v + (1 - dampening) g
         param -= lr (g + momentum v if nesterov else v)
 
     param, momentum_buffer (v): written; grad: read; one shape and dtype. Without momentum there is no v: param -= lr g.
-    grad may be a pair of vectors (column, row) instead: it is their outer product then, column[i] row[j].
+    grad may be a pair of vectors (column, row) instead: it is their outer product then, column[i] row[j], as that of a linear
+    layer is at batch 1. Then dx, if given, is written: column @ param, of param before the step; it has the shape of row.
     Source: Sutskever et al., ICML 2013, in PyTorch's form.
     """
     cdef cnp.ndarray w = state(param, "param", None, True)
     cdef sgd_step_args args = sgd_step_args(
         lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=bool(first),
-        n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL)
-    run_sgd(w, grad, momentum_buffer, &args)
+        n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL, dx=NULL)
+    run_sgd(w, grad, momentum_buffer, &args, dx)
 
 
 def sgd_steps(list params not None, list grads not None, list momentum_buffers=None, *, lr, momentum=0.0, dampening=0.0,
@@ -75,7 +86,7 @@ def sgd_steps(list params not None, list grads not None, list momentum_buffers=N
     cdef cnp.ndarray w
     cdef sgd_step_args args = sgd_step_args(
         lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=False,
-        n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL)
+        n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL, dx=NULL)
     for i in range(len(params)):
         w = state(params[i], "param", None, True)
         run_sgd(w, grads[i], None if momentum_buffers is None else momentum_buffers[i], &args)
