@@ -183,7 +183,7 @@ BOUNDS: dict[tuple[str, str | None], str] = {
         "and panels from the L3 cache up to 2 %; all others are at 80 to 90 % of the peak"
     ),
     ("Tutorial", "training step, batch 1"): (
-        "counted: 2 MB between the L2 and L1 caches at 32 bytes a cycle are 17 µs, "
+        "counted: 1 MB between the L2 and L1 caches at 32 bytes a cycle are 8 µs, "
         "0.3 million multiply-adds at 16 a cycle 5 µs"
     ),
     ("Tutorial", "forward, batch 1"): (
