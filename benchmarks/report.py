@@ -213,8 +213,9 @@ faster of NCHW and NHWC; a call ends when all results are there) and with the *l
 step gradients are forgotten, as is PyTorch's default; in a compiled step of fastconv they are set to
 zero, its own default, and overwritten, but for those that it leaves to whoever looks (linear layers at
 batch 1: nobody looks here); JAX's step returns the loss and the weights alone. Compiling and all else
-that a first call does is not in the times. Fashion-MNIST: both sides begin with the same weights, get the same batches (slices of arrays; no
-DataLoader), and train in turns, an epoch each; the time until 88 % counts the tests after each epoch.
+that a first call does is not in the times. Fashion-MNIST: both sides begin with the same weights, get
+the same batches (slices of arrays; no DataLoader), and train in turns, an epoch each; the time until
+88 % counts the tests after each epoch.
 Memory of a training step is the growth of the peak of the resident set of a process of its own over
 what it had after its imports, in three steps.
 

@@ -22,31 +22,20 @@ def put_last(calls, private, tensors):
     tensors: by the id of its root, the one Tensor of a memory. What the late calls read lies in the plan's own memory,
     which keeps it until the next replay, because the calls are the last.
     """
-    uses, late, written = Uses.of(calls), [], []
-    order = list(calls)
+    uses, order, late, written = Uses.of(calls), list(calls), [], []
     for at, step in enumerate(calls):
-        gradient = step.operands.get("g")
-        if step.kernel != "sgd_step" or not whole(gradient) or id(gradient.root) not in tensors:
+        tensor = _gradient_of(step, tensors)
+        outer = None if tensor is None else _outer_product_for(calls, uses, at, private)
+        if outer is None:
             continue
-        tensor, users = tensors[id(gradient.root)], uses.of_root(gradient.root)
-        if tensor._array is not gradient.root or len(users) != 2 or users[1] != at:
-            continue
-        outer = calls[users[0]]
-        if not _is_outer_product(outer, gradient):
-            continue
-        column, row = (outer.operands[name] for name in "ab")
-        if any(
-            not private(f.root) or is_written(uses, f.root, users[0], len(calls))
-            for f in (column, row)
-        ):
-            continue
-        del step.operands["g"]
+        product = calls[outer]
         step.words[step.word("g")] = 0
-        step.words[step.word("columns")] = outer.number("n")
-        step.operands["column"] = replace(column, field="column")
-        step.operands["row"] = replace(row, field="row")
-        order[users[0]] = None
-        late.append(outer)
+        step.words[step.word("columns")] = product.number("n")
+        del step.operands["g"]
+        step.operands["column"] = replace(product.operands["a"], field="column")
+        step.operands["row"] = replace(product.operands["b"], field="row")
+        order[outer] = None
+        late.append(product)
         written.append(tensor)
         other = _other_gradient(calls, uses, at)
         if other is not None:
@@ -55,45 +44,58 @@ def put_last(calls, private, tensors):
     return [call for call in order if call is not None] + late, written
 
 
+def _gradient_of(step, tensors):
+    """The Tensor whose array, all of it, a step of SGD reads as the gradient of a matrix; else None."""
+    gradient = step.operands.get("g")
+    if step.kernel != "sgd_step" or not whole(gradient) or gradient.array.ndim != 2:
+        return None
+    tensor = tensors.get(id(gradient.root))
+    return tensor if tensor is not None and tensor._array is gradient.root else None
+
+
+def _outer_product_for(calls, uses, at, private):
+    """Where the gradient that the step at `at`, and nothing else, reads is made, if it is the product of a column and a
+    row that stay to be read in the plan's own memory; else None."""
+    gradient = calls[at].operands["g"]
+    m, n = gradient.array.shape
+    users = uses.of_root(gradient.root)
+    if len(users) != 2 or users[1] != at:
+        return None
+    outer = users[0]
+    if not _is_product(calls[outer], m=m, n=n, k=1, rs_a=1, cs_b=1, rs_c=n, cs_c=1):
+        return None
+    factors = [calls[outer].operands[name].root for name in "ab"]
+    stay = all(private(f) and not is_written(uses, f, outer, len(calls)) for f in factors)
+    return outer if stay and same(calls[outer].operands["c"], gradient) else None
+
+
 def _other_gradient(calls, uses, at):
-    """Where the layer's other gradient, dx = column w, is computed, if the step at `at` can as well do that, there,
-    while the rows of w are in the cache; else None."""
-    step = calls[at]
-    w, column, row = (step.operands[name] for name in ("w", "column", "row"))
-    n = step.number("columns")
+    """Where the layer's other gradient, dx = column w, is made, if the step at `at` can as well do that, there, while
+    the rows of w are in the cache; else None."""
+    operands = calls[at].operands
+    w, column = operands["w"], operands["column"]
+    m, n = w.array.shape
     before = [i for i in uses.of_root(w.root) if i < at]
-    if not before or not _is_product_with(calls[before[-1]], column, w, step.number("n") // n, n):
+    if not before:
         return None
-    first = before[-1]
-    if is_written(uses, column.root, first - 1, at) or is_written(uses, row.root, first - 1, at):
+    other = before[-1]
+    product = calls[other]
+    if not _is_product(product, m=1, n=n, k=m, cs_a=1, rs_b=n, cs_b=1, cs_c=1):
         return None
-    moved = [o.root for name, o in step.operands.items() if name == "v"]
-    if any(first <= i < at for root in moved for i in uses.of_root(root)):
+    if not (same(product.operands["a"], column) and same(product.operands["b"], w)):
         return None
-    return first
+    if any(is_written(uses, operands[name].root, other - 1, at) for name in ("column", "row")):
+        return None
+    if "v" in operands and any(other <= i < at for i in uses.of_root(operands["v"].root)):
+        return None
+    return other
 
 
-def _is_product_with(call, column, w, m, n):
-    """Whether it writes nothing but column w, of m rows of n, all in one piece each."""
-    wanted = {"m": 1, "n": n, "k": m, "cs_a": 1, "rs_b": n, "cs_b": 1, "cs_c": 1}
+def _is_product(call, **wanted):
+    """Whether it writes a product, and nothing else, of these sizes and strides."""
     return (
         call.kernel == "gemm"
         and all(call.number(name) == value for name, value in wanted.items())
-        and same(call.operands["a"], column)
-        and same(call.operands["b"], w)
-        and not call.operands["c"].reads
-        and call.real("alpha") == 1
-    )
-
-
-def _is_outer_product(call, result):
-    """Whether it writes one, of two vectors that lie each in one piece, to `result`, which is whole."""
-    wanted = {"k": 1, "rs_a": 1, "cs_b": 1, "cs_c": 1}
-    return (
-        call.kernel == "gemm"
-        and all(call.number(name) == value for name, value in wanted.items())
-        and call.number("rs_c") == call.number("n")
-        and same(call.operands["c"], result)
         and not call.operands["c"].reads
         and call.real("alpha") == 1
     )

@@ -220,8 +220,9 @@ cdef class Replay:
     def run(self, list arrays, list outputs=None):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
 
-        outputs: None for new ones. Or where they lie already, for the open recording: the calls, the late ones too, run if it is
-        still putting them off; other threads may see the outputs, and therefore wait; the changes that the calls make have been counted.
+        outputs: None for new ones. Or where they lie already, for the open recording: all calls, the late ones too, run if it
+        is still putting them off; other threads may see the outputs, and therefore wait; the changes that the calls make have
+        been counted.
         """
         cdef cnp.ndarray array
         cdef list slots = list(arrays), made = [] if outputs is None else outputs
