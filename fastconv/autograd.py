@@ -385,7 +385,7 @@ class Tensor:
     def data(self, value):
         if not isinstance(value, Tensor):
             raise TypeError(f".data must be a Tensor, got {type(value).__name__}")
-        self._array = value._array
+        self._array, self._late = value._array, None
         self._version[2] = value._version[2] = True
         self._bump()
 
@@ -541,9 +541,16 @@ class Tensor:
         memo[id(self)] = copied
         return copied
 
+    def _looked_at(self):
+        """The array, where the slot of it was found empty."""
+        late = getattr(self, "_late", None)
+        if late is not None:
+            return late.look(self)
+        return Tensor._array.__get__(self)  # somebody else has looked in this moment
+
     def __getattr__(self, name):
-        if name == "_array" and self._late is not None:
-            return self._late.look(self)
+        if name == "_array":
+            return self._looked_at()
         raise AttributeError(
             f"fastconv's Tensor has no {name!r}"
             + (advice(name) or "; what needs no gradient can be computed on t.detach().numpy()")

@@ -16,7 +16,7 @@ Each part below stands beside the C template of the same name in src/kernels/.
 cimport numpy as cnp
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 from typing import NamedTuple as _NamedTuple

@@ -2,18 +2,22 @@
 
 import copy
 import gc
+import os
 import pickle
+import signal
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
-from twins import OPTIMIZERS, bits, compare, plans, state_of, tiny, twins, vector
+from twins import OPTIMIZERS, bits, both, compare, plans, state_of, tiny, twins, vector
 
 import fastconv
 from fastconv import models, nn
 from fastconv.autograd import Tensor
 from fastconv.compiler import compiled as compiled_module
+from fastconv.nn import functional as F
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 MOMENTUM = OPTIMIZERS["momentum"]
@@ -220,6 +224,93 @@ def test_weights_that_something_else_reads():
             assert eager.state() == replayed.state()
 
 
+def test_memory_that_is_not_its_own():
+    """The gradient lies in somebody's buffer, or has no reference that counts."""
+    eager, replayed, data = pair()
+    buffers = [bytearray(60), bytearray(60)]
+    for twin, buffer in zip((eager, replayed), buffers, strict=True):
+        grad = Tensor(np.ndarray((3, 5), np.float32, buffer))
+        twin.net[2].weight.grad = grad
+    for x, y in data[:6]:
+        train(eager, replayed, [(x, y)])
+        assert buffers[0] == buffers[1]
+    eager, replayed, data = pair()
+    weak = [weakref.ref(twin.net[2].weight.grad.numpy()) for twin in (eager, replayed)]
+    for x, y in data[:4]:
+        train(eager, replayed, [(x, y)])
+        assert np.array_equal(weak[0](), weak[1]())
+
+
+def test_another_plan_does_not_stop_it():
+    eager, replayed, data = pair()
+    for twin in (eager, replayed):
+        twin.optimizer.param_groups[0]["weight_decay"] = 0.01
+    train(eager, replayed, data[:4])
+    assert plans(replayed.step) == 2 and left(replayed.net) == ["2.weight"]
+    assert eager.state() == replayed.state()
+
+
+def test_given_another_array_it_keeps_no_plan():
+    _, replayed, _ = pair()
+    grad = replayed.net[2].weight.grad
+    assert is_left(grad)
+    grad.data = Tensor(np.zeros((3, 5), np.float32))
+    assert grad._late is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_can_look():
+    """Though a thread that is not there was replaying."""
+    _, replayed, data = pair()
+    done = threading.Event()
+
+    def keep_training():
+        while not done.is_set():
+            replayed.step(*data[0])
+
+    thread = threading.Thread(target=keep_training)
+    thread.start()
+    try:
+        children = []
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                replayed.net[2].weight.grad.numpy()
+                os._exit(0)
+            children.append(child)
+        until = time.monotonic() + 20
+        while children and time.monotonic() < until:
+            children = [c for c in children if os.waitpid(c, os.WNOHANG)[0] == 0]
+            time.sleep(0.01)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert children == []
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_signal_handler_that_looks():
+    """It comes between any two instructions, and what it has taken stays as it is told."""
+    eager, replayed, data = pair()
+    kept = []
+    before = signal.signal(
+        signal.SIGALRM, lambda *_: kept.append(replayed.net[2].weight.grad.numpy())
+    )
+    signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+    try:
+        for _ in range(300):
+            train(eager, replayed, data)
+            if kept:
+                assert np.array_equal(kept[-1], eager.net[2].weight.grad.numpy())
+            kept.clear()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert eager.state() == replayed.state()
+
+
 def test_a_second_plan_of_the_same_parameters(rng):
     def make():
         net = tiny()
@@ -338,25 +429,34 @@ def test_no_cycle_keeps_it(rng):
 
 
 def test_a_replay_that_fails_leaves_zeros():
-    _, replayed, data = pair()
-    (plan,) = replayed.step._plans
+    """As zero_grad() would have, had Python run."""
 
-    class Failing:
-        def __init__(self, replay):
-            self.accepts = replay.accepts
+    def make():
+        net = tiny()
+        optimizer = MOMENTUM(net.parameters())
 
-        def run(self, arrays):
-            raise MemoryError("none left")
+        def step(x):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(x), x.argmax(1))  # of 3 classes
+            loss.backward()
+            optimizer.step()
+            return loss
 
-    good, plan._replay = plan._replay, Failing(plan._replay)
-    assert left(replayed.net) == ["2.weight"]
-    with pytest.raises(MemoryError, match="none left"):
-        replayed.step(*data[0])
-    assert left(replayed.net) == []
-    assert not replayed.net[2].weight.grad.numpy().any()
-    plan._replay = good
-    replayed.step(*data[1])
-    assert replayed.net[2].weight.grad.numpy().any()
+        return step, net, optimizer
+
+    (step, *owners), (its_step, *its_owners) = both(make)
+    good, bad = (Tensor(np.eye(4, dtype=np.float32)[i : i + 1]) for i in (1, 3))
+    for _ in range(4):
+        assert bits(step(good)) == bits(its_step(good))
+    assert left(its_owners[0]) == ["2.weight"]
+    for run in (step, its_step):
+        with pytest.raises(IndexError, match="out of bounds"):
+            run(bad)
+    assert plans(its_step) == 1
+    assert bits(dict(owners[0].state_dict())) == bits(dict(its_owners[0].state_dict()))
+    assert not its_owners[0][2].weight.grad.numpy().any()
+    assert bits(step(good)) == bits(its_step(good))
+    assert state_of(*owners) == state_of(*its_owners)
 
 
 def test_checked_replays(monkeypatch):

@@ -43,7 +43,6 @@ RECORDING = {
     "not_recorded",
     "settle",
     "is_recording",
-    "references",
     "same_value",
 }
 IN_PLACE = {"fill", "zero", "sgd_steps", "assign", "index_add", "sgd_step", "adam_step"}

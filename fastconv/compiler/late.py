@@ -3,16 +3,16 @@
 At batch 1 the gradient of a linear layer is the outer product of two vectors, and writing it takes longer than all its
 arithmetic. Where only the optimizer's step reads it, that step makes the numbers itself, from the vectors, and a replay
 leaves the gradient's Tensor without an array; whoever asks for the array has it computed. Nobody can tell, as long as
-nobody else has that array: that is counted, by its references, after each replay. The step also takes over the product
-with the weights that the layer's input gets for a gradient, and so walks through them once for both.
+nobody else has that array: each replay counts its references (`Late`, fastconv/door/replay.pxi).
+
+The step also takes over the product with the weights that the layer's input gets for a gradient, and so walks through
+them once for both.
 """
 
 from dataclasses import replace
 
-import numpy as np
-
 from fastconv import kernels
-from fastconv.autograd import _wrap
+from fastconv.autograd import Tensor
 from fastconv.compiler.passes import Uses, is_written, same, whole
 
 
@@ -101,45 +101,6 @@ def _is_product(call, **wanted):
     )
 
 
-class Late:
-    """What a late call writes: the array of a Tensor, which a replay may leave without it."""
-
-    def __init__(self, tensor, replay, number):
-        self.array, self._replay, self._number = tensor._array, replay, number
-        tensor._late = None
-
-    def _references(self):
-        return kernels.references(self.array)
-
-    def leave(self, tensor):
-        """After a replay: take the array out of its Tensor, or, if anybody else has it, have it computed."""
-        references = self._references()
-        if references == OF_TWO - 1:
-            return  # nobody has asked for it since the last one
-        if references == OF_TWO and tensor._array is self.array:
-            tensor._late = self
-            del tensor._array
-        else:
-            self._replay.run_late(self._number)
-
-    def lose(self, tensor):
-        """After a replay that failed, and may have overwritten what the numbers are computed from: zeros."""
-        if self._references() == OF_TWO - 1:
-            self.array.fill(0)
-            tensor._array = self.array
-
-    def look(self, tensor):
-        """The array, computed, and again in its Tensor."""
-        self._replay.run_late(self._number)
-        tensor._array = self.array
-        tensor._late = None
-        return self.array
-
-
-def _references_of_two():
-    """How many references are counted where a Late and its Tensor have the array, and nobody else."""
-    tensor = _wrap(np.empty(0, np.float32))
-    return Late(tensor, None, 0)._references()
-
-
-OF_TWO = _references_of_two()
+def late(replay, number, tensor):
+    """The Late of a call: what takes the array out of this Tensor, and puts it back."""
+    return kernels.Late(replay, number, tensor._array, Tensor._array, Tensor._late)

@@ -97,7 +97,7 @@ class Plan:
             [chain.recorded() for chain in self.chains],
             len(left),
         )
-        self.late = [(t, late.Late(t, self._replay, i)) for i, t in enumerate(left)]
+        self.late = [(t, late.late(self._replay, i, t)) for i, t in enumerate(left)]
         for tensor, its_late in self.late:
             self.watch.may_be_late(tensor, its_late)
         for call in self.calls:  # a plan does not hold the batch it was recorded with
@@ -323,17 +323,10 @@ class Plan:
     def run(self, arrays, leaves):
         for ready in self._weights:
             ready.refresh()
-        try:
-            outputs = self._replay.run(arrays)
-        except BaseException:
-            for tensor, its_late in self.late:
-                its_late.lose(tensor)
-            raise
+        outputs = self._replay.run(arrays, None, self.late)
         made = self._make(outputs)
         for leaf, number in self.gradients:
             leaf.grad = made[number]
-        for tensor, its_late in self.late:
-            its_late.leave(tensor)
         for i in self.written_inputs:
             leaves[i]._bump()
         return self._build(made, leaves)
@@ -341,7 +334,7 @@ class Plan:
     @property
     def written(self):
         """The arrays that it writes, besides inputs, results, and its own."""
-        return [*self._written, *(its_late.array for _, its_late in self.late)]
+        return [*self._written, *(tensor._array for tensor, _ in self.late)]
 
     def nanoseconds(self):
         return self._replay.nanoseconds()

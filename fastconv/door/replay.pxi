@@ -1,5 +1,7 @@
 # Replaying recorded calls. C: src/replay.c. fastconv.compiler decides what is in a plan.
 
+import os as _os
+
 from cpython.pythread cimport (
     NOWAIT_LOCK,
     WAIT_LOCK,
@@ -62,14 +64,20 @@ cdef bint are_classes(const int64_t *label, const label_place *place) noexcept:
     return True
 
 
-def references(cnp.ndarray array not None):
-    """How many references there are to an array, those of the call among them."""
-    return (<PyObject *>array).ob_refcnt
-
-
 def form_of(x):
     """An array of the same dtype, shape and strides, without the memory: never to be read."""
     return np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, x.strides, writeable=x.flags.writeable)
+
+
+cdef int64_t forks = 0
+
+
+def _count_fork():
+    global forks
+    forks += 1
+
+
+_os.register_at_fork(after_in_child=_count_fork)
 
 
 cdef class Replay:
@@ -99,6 +107,7 @@ cdef class Replay:
     cdef label_place *labels
     cdef const char *isa
     cdef PyThread_type_lock lock
+    cdef int64_t forks  # of the process, when the lock was made
 
     def __cinit__(self, list calls, list relocations, list inputs, list outputs, list keep, list written, list versions,
                   list labels, list chains, int64_t late):
@@ -139,7 +148,7 @@ cdef class Replay:
         for i in range(self.label_count):
             slot, offset, count, classes, ignored = labels[i]
             self.labels[i] = label_place(slot, offset, count, classes, ignored)
-        self.isa, self.lock = fc_current_isa(), PyThread_allocate_lock()
+        self.isa, self.lock, self.forks = fc_current_isa(), PyThread_allocate_lock(), forks
         if self.lock == NULL:
             raise MemoryError("fastconv: no memory for a lock")
 
@@ -208,6 +217,8 @@ cdef class Replay:
         return True
 
     cdef void acquire(self):
+        if self.forks != forks:  # who had it, is not in this process
+            self.lock, self.forks = PyThread_allocate_lock(), forks
         if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
             with nogil:  # who has it, may wait for the GIL
                 PyThread_acquire_lock(self.lock, WAIT_LOCK)
@@ -217,21 +228,27 @@ cdef class Replay:
         cdef int64_t at = self.starts[call] + word
         (<double *>self.words.data)[at] = value
 
-    def run(self, list arrays, list outputs=None):
+    def run(self, list arrays, list outputs=None, list late not None=[]):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
+
+        late: of each late call the Tensor of what it writes, and its Late. In no moment between this and the end of the calls
+        does Python run that could see what was there before them.
 
         outputs: None for new ones. Or where they lie already, for the open recording: all calls, the late ones too, run if it
         is still putting them off; other threads may see the outputs, and therefore wait; the changes that the calls make have
         been counted.
         """
         cdef cnp.ndarray array
-        cdef list slots = list(arrays), made = [] if outputs is None else outputs
+        cdef list slots = list(arrays), made = [] if outputs is None else outputs, held = []
         cdef int64_t i
         cdef int status = 0
+        cdef Late its_late
         if outputs is None:
             for array in self.outputs:
                 made.append(fc_new_array(array.ndim, array.shape, cnp.PyArray_TYPE(array)))
         slots += made
+        for tensor, its_late in late:
+            held.append(its_late.take(tensor))
         self.acquire()
         try:
             self.recorded.count = self.count - (self.late if outputs is None else 0)
@@ -244,6 +261,11 @@ cdef class Replay:
             elif fc_is_putting_off():
                 fc_forget_put_off()
                 status = fc_replay(&self.recorded)
+            for tensor, its_late in late:
+                if status:
+                    its_late.lose(tensor)
+                elif its_late.take(tensor) is not None:
+                    status = self.run_late(its_late.number)
         finally:
             PyThread_release_lock(self.lock)
         if outputs is None:
@@ -255,15 +277,101 @@ cdef class Replay:
             raise MemoryError("fastconv: no memory for the workspace of a kernel")
         return made
 
-    def run_late(self, int64_t number):
-        """Run one of the late calls, of what the last `run` has left. Nothing else in Python happens meanwhile."""
+    cdef int run_late(self, int64_t number):
+        """Run one of the late calls, of what the last `run` has left; without giving others the GIL."""
         cdef fc_call *call = &self.calls[self.count - self.late + number]
-        self.acquire()
-        try:
-            check_status(fc_run(call.dtype, call.kernel, call.args))
-        finally:
-            PyThread_release_lock(self.lock)
+        return fc_run(call.dtype, call.kernel, call.args)
 
     def nanoseconds(self):
         """The time that each call took in the last replay; of a chain, all the time shared out as its first blocks spent it."""
         return [self.ticks[i] * self.recorded.nanoseconds for i in range(self.count)]
+
+
+cdef extern from *:
+    """
+    /* Whether nobody has the array but the one that holds this reference: it owns its memory, and there is no other. */
+    static int fc_is_alone(PyObject *array) {
+        return PyArray_CheckExact(array) && Py_REFCNT(array) == 1 && !((PyArrayObject_fields *)array)->weakreflist &&
+               PyArray_CHKFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA);
+    }
+    static PyObject **fc_place(PyObject *owner, Py_ssize_t offset) { return (PyObject **)((char *)owner + offset); }
+    /* Moves the reference in a slot to where another is kept, which is given back. */
+    static void fc_move(PyObject **from, PyObject **to) {
+        PyObject *const old = *to;
+        *to = *from;
+        *from = NULL;
+        Py_XDECREF(old);
+    }
+    static void fc_set(PyObject **slot, PyObject *value) {
+        PyObject *const old = *slot;
+        *slot = Py_NewRef(value);
+        Py_XDECREF(old);
+    }
+    """
+    bint fc_is_alone(PyObject *array)
+    PyObject **fc_place(PyObject *owner, Py_ssize_t offset)
+    void fc_move(PyObject **start, PyObject **to)
+    void fc_set(PyObject **slot, PyObject *value)
+    void Py_XDECREF(PyObject *)
+
+
+cdef class Late:
+    """What a late call writes: the array in a slot of a Tensor, which a replay may leave without it.
+
+    number: of the late call. array_slot, late_slot: the slots of the Tensor's class for the array and for this.
+    """
+
+    cdef Replay replay
+    cdef int64_t number
+    cdef void *address
+    cdef size_t bytes
+    cdef Py_ssize_t array_slot, late_slot
+    cdef PyObject *array  # while it is not in its Tensor
+
+    def __cinit__(self, Replay replay not None, int64_t number, cnp.ndarray array not None, array_slot, late_slot):
+        self.replay, self.number, self.address, self.bytes = replay, number, array.data, array.nbytes
+        self.array_slot, self.late_slot = slot_offset(array_slot, "_array"), slot_offset(late_slot, "_late")
+
+    def __dealloc__(self):
+        Py_XDECREF(self.array)
+
+    cdef object take(self, tensor):
+        """Take the array out of its Tensor, and return None, or the array if anybody else has it too."""
+        cdef PyObject **slot = fc_place(<PyObject *>tensor, self.array_slot)
+        if slot[0] == NULL or (<cnp.ndarray>slot[0]).data != self.address:  # taken; or another thread has given it another
+            return None
+        if not fc_is_alone(slot[0]):
+            return <object>slot[0]
+        fc_set(fc_place(<PyObject *>tensor, self.late_slot), <PyObject *>self)
+        fc_move(slot, &self.array)
+        return None
+
+    cdef int put_back(self, tensor) except -1:
+        """The array into its Tensor again."""
+        cdef PyObject **slot = fc_place(<PyObject *>tensor, self.array_slot)
+        if slot[0] == NULL and self.array != NULL:
+            fc_move(&self.array, slot)
+            fc_set(fc_place(<PyObject *>tensor, self.late_slot), <PyObject *>None)
+        return 0
+
+    cdef int lose(self, tensor) except -1:
+        """After calls that failed half-way, and may have overwritten what the numbers are computed from: zeros."""
+        if self.array != NULL:
+            memset(self.address, 0, self.bytes)
+        return self.put_back(tensor)
+
+    def look(self, tensor):
+        """The array, computed, and again in its Tensor."""
+        cdef PyObject **slot = fc_place(<PyObject *>tensor, self.array_slot)
+        cdef int status = 0
+        self.replay.acquire()
+        try:
+            if self.array != NULL:  # nobody has looked while this thread waited
+                status = self.replay.run_late(self.number)
+                self.put_back(tensor)
+        finally:
+            PyThread_release_lock(self.replay.lock)
+        check_status(status)
+        if slot[0] == NULL:
+            raise AttributeError("the Tensor has no array")
+        return <object>slot[0]

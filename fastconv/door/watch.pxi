@@ -62,15 +62,15 @@ cdef extern from *:
 
     static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
 
-    /* Whether there is an array at this address, of the dtype, shape and strides of this one. */
+    /* Whether there is an array at this address, of the dtype, shape and strides of this one, and as writeable. */
     static int fc_is_array_at(PyObject *object, uint64_t address, PyArrayObject *form) {
-        if (!object || !PyArray_CheckExact(object)) return 0;
+        if (!object || !PyArray_Check(object)) return 0;
         PyArrayObject *const a = (PyArrayObject *)object;
         const int n = PyArray_NDIM(a);
         if ((uint64_t)(uintptr_t)PyArray_DATA(a) != address || n != PyArray_NDIM(form)) return 0;
         for (int d = 0; d < n; d++)
             if (PyArray_DIM(a, d) != PyArray_DIM(form, d) || PyArray_STRIDE(a, d) != PyArray_STRIDE(form, d)) return 0;
-        return PyArray_DESCR(a) == PyArray_DESCR(form);
+        return PyArray_DESCR(a) == PyArray_DESCR(form) && PyArray_ISWRITEABLE(a) == PyArray_ISWRITEABLE(form);
     }
     /* Whether a dictionary has these very keys and values, in this order. */
     static int fc_same_entries(PyObject *dictionary, PyObject *keys, PyObject *values, PyObject *any) {
@@ -232,16 +232,16 @@ cdef class Watch:
         self.add(PRESENT, owner, member, None, slot_offset(member, member), name)
 
     def memory(self, owner, member, cnp.ndarray array not None, str name):
-        """What is in a slot must stay an array of the address, dtype, shape and strides of `array`, which is not held."""
-        self.add(MEMORY, owner, None, form_of(array), slot_offset(member, member), name)
+        """What is in a slot must stay an array of the address, dtype, shape and strides of `array`, which is kept alive."""
+        self.add(MEMORY, owner, array, form_of(array), slot_offset(member, member), name)
         self.all[self.count - 1].state = <uint64_t><size_t>array.data
 
-    def may_be_late(self, owner, late):
-        """The slot of an array may be empty too, while the owner's `_late` is this one."""
+    def may_be_late(self, owner, Late late not None):
+        """The slot of an array may be empty too, while the owner's `_late` is this one; the array is not kept alive."""
         for i in range(self.count):
             if self.all[i].kind == MEMORY and self.all[i].owner == <PyObject *>owner:
-                self.held.append(late)
                 self.all[i].key = <PyObject *>late
+                self.held[i] = (owner, late, <object>self.all[i].value)
 
     cdef int add(self, watched_kind kind, owner, key, value, Py_ssize_t number, str name) except -1:
         cdef watched *grown
@@ -277,7 +277,7 @@ cdef class Watch:
                 return False
             if late is <object>w.key:
                 return True
-            late.look(<object>w.owner)
+            (<Late>late).look(<object>w.owner)
             return fc_plainly_holds(w, <PyObject *>ABSENT)
         if w.kind == PRESENT:
             return fc_slot(w.owner, w.number) != NULL and <object>fc_slot(w.owner, w.number) is not None
