@@ -450,3 +450,30 @@ def test_labels_that_are_gone(rng):
         labels.data = Tensor(np.ones(1 << 20, np.int64))
         assert bits(step(x)) == bits(x * 2)
     assert plans(step) == 2
+
+
+def test_memory_of_a_file(tmp_path, rng):
+    """An array of a class derived from NumPy's is watched as any other."""
+    file = np.memmap(tmp_path / "numbers", np.float32, "w+", shape=(4,))
+    file[...] = 2
+    numbers = Tensor(file)
+    step = fastconv.compile(lambda x: x * numbers)
+    x = vector(rng, 3, 4)
+    with fastconv.no_grad():
+        for _ in range(3):
+            assert bits(step(x)) == bits(x * numbers)
+    assert plans(step) == 1
+
+
+def test_parameters_that_can_no_longer_be_written(rng):
+    before, compiled = twins(tiny(), OPTIMIZERS["sgd"], nn.MSELoss())
+    x, y = vector(rng, 2, 4), vector(rng, 2, 3)
+    for _ in range(3):
+        compare(before, compiled, (x, y))
+    for twin in (before, compiled):
+        weight = twin.net[2].weight
+        view = weight._array.view()
+        view.setflags(write=False)
+        weight.data = Tensor(view)
+        with pytest.raises(ValueError, match="changed in place"):
+            twin.step(x, y)
