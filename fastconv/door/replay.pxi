@@ -231,8 +231,8 @@ cdef class Replay:
     def run(self, list arrays, list outputs=None, list late not None=[]):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
 
-        late: of each late call the Tensor of what it writes, and its Late. In no moment between this and the end of the calls
-        does Python run that could see what was there before them.
+        late: of each late call the Tensor of what it writes, and its Late: the array is taken out of it before the calls, or, if
+        others have it too, computed after them, before Python goes on.
 
         outputs: None for new ones. Or where they lie already, for the open recording: all calls, the late ones too, run if it
         is still putting them off; other threads may see the outputs, and therefore wait; the changes that the calls make have
