@@ -541,16 +541,10 @@ class Tensor:
         memo[id(self)] = copied
         return copied
 
-    def _looked_at(self):
-        """The array, where the slot of it was found empty."""
-        late = getattr(self, "_late", None)
-        if late is not None:
-            return late.look(self)
-        return Tensor._array.__get__(self)  # somebody else has looked in this moment
-
     def __getattr__(self, name):
-        if name == "_array":
-            return self._looked_at()
+        if name == "_array":  # which was not there; unless somebody has looked in this moment
+            late = getattr(self, "_late", None)
+            return Tensor._array.__get__(self) if late is None else late.look(self)
         raise AttributeError(
             f"fastconv's Tensor has no {name!r}"
             + (advice(name) or "; what needs no gradient can be computed on t.detach().numpy()")

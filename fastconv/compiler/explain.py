@@ -128,13 +128,13 @@ def explain(plan):
         zip(plan.calls, plan.nanoseconds(), blocks, strict=True)
     ):
         dtype = (np.float32, np.float64)[call.dtype]
-        count, microseconds = multiply_adds(call), max(nanoseconds / 1e3, 1e-3)
-        if i >= first_late:
-            count, microseconds = 0, 0.0
+        late = i >= first_late
+        count = 0 if late else multiply_adds(call)
+        microseconds = 0.0 if late else max(nanoseconds / 1e3, 1e-3)
         if count and dtype not in peaks:
             peaks[dtype] = measured_peak(dtype)
         operands = call.operands.values()
-        algorithm = "late" if i >= first_late else ""
+        algorithm = "late" if late else ""
         if call.kernel in CONVOLUTIONS:
             algorithm, _ = kernels.recorded_algorithm(call.kernel, call.words, call.dtype == 1)
             if "backward" in call.kernel and "indices" in call.operands:

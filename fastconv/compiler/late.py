@@ -11,8 +11,6 @@ them once for both.
 
 from dataclasses import replace
 
-from fastconv import kernels
-from fastconv.autograd import Tensor
 from fastconv.compiler.passes import Uses, is_written, same, whole
 
 
@@ -99,8 +97,3 @@ def _is_product(call, **wanted):
         and not call.operands["c"].reads
         and call.real("alpha") == 1
     )
-
-
-def late(replay, number, tensor):
-    """The Late of a call: what takes the array out of this Tensor, and puts it back."""
-    return kernels.Late(replay, number, tensor._array, Tensor._array, Tensor._late)

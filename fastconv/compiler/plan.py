@@ -97,7 +97,7 @@ class Plan:
             [chain.recorded() for chain in self.chains],
             len(left),
         )
-        self.late = [(t, late.late(self._replay, i, t)) for i, t in enumerate(left)]
+        self.late = [(t, kernels.Late(self._replay, i, t)) for i, t in enumerate(left)]
         for tensor, its_late in self.late:
             self.watch.may_be_late(tensor, its_late)
         for call in self.calls:  # a plan does not hold the batch it was recorded with

@@ -2,6 +2,7 @@
 
 import os as _os
 
+from cpython.ref cimport Py_XDECREF
 from cpython.pythread cimport (
     NOWAIT_LOCK,
     WAIT_LOCK,
@@ -295,30 +296,23 @@ cdef extern from *:
                PyArray_CHKFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA);
     }
     static PyObject **fc_place(PyObject *owner, Py_ssize_t offset) { return (PyObject **)((char *)owner + offset); }
-    /* Moves the reference in a slot to where another is kept, which is given back. */
+    /* Moves a reference to where there is none. */
     static void fc_move(PyObject **from, PyObject **to) {
-        PyObject *const old = *to;
         *to = *from;
         *from = NULL;
-        Py_XDECREF(old);
     }
-    static void fc_set(PyObject **slot, PyObject *value) {
-        PyObject *const old = *slot;
-        *slot = Py_NewRef(value);
-        Py_XDECREF(old);
-    }
+    static void fc_set(PyObject **slot, PyObject *value) { Py_XSETREF(*slot, Py_NewRef(value)); }
     """
     bint fc_is_alone(PyObject *array)
     PyObject **fc_place(PyObject *owner, Py_ssize_t offset)
     void fc_move(PyObject **start, PyObject **to)
     void fc_set(PyObject **slot, PyObject *value)
-    void Py_XDECREF(PyObject *)
 
 
 cdef class Late:
     """What a late call writes: the array in a slot of a Tensor, which a replay may leave without it.
 
-    number: of the late call. array_slot, late_slot: the slots of the Tensor's class for the array and for this.
+    number: of the late call. The Tensor's class has slots for the array and for this: _array and _late.
     """
 
     cdef Replay replay
@@ -328,9 +322,11 @@ cdef class Late:
     cdef Py_ssize_t array_slot, late_slot
     cdef PyObject *array  # while it is not in its Tensor
 
-    def __cinit__(self, Replay replay not None, int64_t number, cnp.ndarray array not None, array_slot, late_slot):
+    def __cinit__(self, Replay replay not None, int64_t number, tensor):
+        cdef cnp.ndarray array = tensor._array
         self.replay, self.number, self.address, self.bytes = replay, number, array.data, array.nbytes
-        self.array_slot, self.late_slot = slot_offset(array_slot, "_array"), slot_offset(late_slot, "_late")
+        self.array_slot = slot_offset(type(tensor)._array, "_array")
+        self.late_slot = slot_offset(type(tensor)._late, "_late")
 
     def __dealloc__(self):
         Py_XDECREF(self.array)
