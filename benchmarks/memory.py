@@ -66,6 +66,11 @@ def resident():
     return 1024 * kilobytes("smaps_rollup", "Rss"), 1024 * kilobytes("status", "VmHWM")
 
 
+def of_files():
+    """Bytes in memory that are pages of files: code of libraries, which is read when it first runs."""
+    return 1024 * kilobytes("status", "RssFile")
+
+
 def measure_here(index, which):
     """One call of one layer, in a process that has made no other of its size."""
     from fastconv import kernels
@@ -80,7 +85,7 @@ def measure_here(index, which):
     kernels.conv2d_forward(images, tiny, groups=layer.groups)  # code and threads are there now
     options = layer.options()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now
-    before = resident()
+    before, code = resident(), of_files()
     if which == "forward":
         results = (kernels.conv2d_forward(x, w, b, *options),)
     elif which == "backward-input":
@@ -88,7 +93,8 @@ def measure_here(index, which):
     else:
         results = kernels.conv2d_backward_weight(dy, x, layer.R, *options)
     growth = [after - b for after, b in zip(resident(), before, strict=True)]
-    extra = max(0, max(growth) - sum(result.nbytes for result in results))
+    beside = sum(result.nbytes for result in results) + of_files() - code
+    extra = max(0, max(growth) - beside)
     plan = kernels.conv2d_plan(x.shape, w.shape, *options, which=which.replace("-", "_"))
     name = f"{layer.name}, {which}"
     return Use(name, plan.algorithm, x.nbytes + dy.nbytes, plan.workspace, extra)

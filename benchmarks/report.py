@@ -222,7 +222,8 @@ what it had after its imports, in three steps.
 Threads and instruction sets of fastconv are compared with each other in the same way: the settings
 alternate. Beside two threads stand two loops of FMAs that share nothing, in the same rounds: where they
 are not twice as fast as one, the second core of the machine was not there for anybody. Extra memory
-is what a call adds to the memory of a new process beside its result."""
+is what a call adds to the memory of a new process, beside its result and the pages of fastconv's own
+code that it is the first to run."""
 
 
 def markdown(rows, uses, extras, facts, warning="", picture=None, peaks=()):
