@@ -78,7 +78,7 @@ def compiler_flags():
 
 
 class ParallelBuild(build_ext):
-    """Compiles the files of the extension side by side: each instruction set takes half a minute."""
+    """Compiles the files of the extension side by side: each instruction set takes a minute."""
 
     def build_extension(self, ext):
         compile_files = self.compiler.compile

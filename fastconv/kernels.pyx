@@ -3,14 +3,16 @@
     you ─▶ kernels.conv2d_forward(x, w, b, padding=1) ─▶ checks ─▶ allocates ─▶ drops the GIL ─▶ a row of C kernels
 
 Every function takes float32 or float64 arrays of any strides, alignment and byte order, read-only ones too, and
-returns new C-contiguous arrays, or the array given as ``out``. All floating-point arrays of one call have one dtype.
+returns new C-contiguous arrays, or the array given as ``out``. All floating-point arrays of one call have one dtype
+(batch normalisation's statistics: float64).
 Nothing that is passed can crash the process: a wrong type raises TypeError, a wrong shape or value ValueError (an
 index out of range IndexError), and the text says what was given and what was wanted.
 
 Letters: N C H W batch, channels, height, width; K output channels; R S kernel height and width; P Q output height and
 width; x w b y input, weight, bias, output; dx dw db dy their gradients.
 
-Each part below stands beside the C template of the same name in src/kernels/.
+Each part below stands beside the C template of the same name in src/kernels/, but those on threads, memory, arrays and
+recording.
 """
 
 cimport numpy as cnp

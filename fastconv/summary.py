@@ -7,6 +7,7 @@ so that functional calls such as ``F.max_pool2d`` are seen as well as layers are
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import index
@@ -101,6 +102,9 @@ class _Watched:
         return watched
 
 
+_one_at_a_time = threading.RLock()  # the tape and the door have room for one
+
+
 class _Observer:
     """Writes a row for every call of a layer and, outside of layers, for every operation."""
 
@@ -110,8 +114,14 @@ class _Observer:
         self._counted: set[int] = set()  # parameters that a row has shown
         self._names = {id(module): name for name, module in net.named_modules()}
         self._explained: tuple[str, formulas.Explained] | None = None  # the last kernel call
+        self._thread: int | None = None  # whose calls are written down
+
+    def _is_mine(self) -> bool:
+        return self._thread == threading.get_ident()
 
     def layer_starts(self, module: Module, args: tuple) -> None:
+        if not self._is_mine():
+            return
         row = Row(self._names[id(module)], type(module).__name__)
         for parameter in module.parameters():
             if id(parameter) not in self._counted:
@@ -121,17 +131,23 @@ class _Observer:
         self._open.append(row)
 
     def layer_ends(self, module: Module, args: tuple, result: Any) -> None:
+        if not self._is_mine():
+            return
         row = self._open.pop()
         first = result[0] if isinstance(result, tuple | list) and result else result
         if isinstance(first, Tensor):
             row.output_shape = tuple(first.shape)
 
     def kernel_called(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
+        if not self._is_mine():
+            return
         y = result[0] if isinstance(result, tuple) else result
         explained = formulas.KERNELS[name](y, *args, **kwargs)
         self._explained = name.removesuffix("_forward"), explained
 
     def recorded(self, op: str, result: Tensor, inputs: Sequence[Tensor]) -> None:
+        if not self._is_mine():
+            return
         shapes = [tuple(tensor.shape) for tensor in inputs]
         shape = tuple(result.shape)
         name, explained = self._explained or formulas.operation(op, shape, shapes)
@@ -149,17 +165,20 @@ class _Observer:
         """Watch `net`, in evaluation mode and without a tape; afterwards all is as it was."""
         modes = [(module, module.training) for module in net.modules()]
         leaves = [module for module, _ in modes if not module._modules]
-        handles = [leaf.register_forward_pre_hook(self.layer_starts) for leaf in leaves]
-        handles += [leaf.register_forward_hook(self.layer_ends) for leaf in leaves]
-        before = autograd.observer, functional.kernels
-        # The tape tells the operations; only the calls at the door tell strides and paddings.
-        autograd.observer = self.recorded
-        functional.kernels = _Watched(functional.kernels, self.kernel_called)
+        before, handles = (autograd.observer, functional.kernels), []
         try:
+            for leaf in leaves:
+                handles.append(leaf.register_forward_pre_hook(self.layer_starts))
+                handles.append(leaf.register_forward_hook(self.layer_ends))
+            # The tape tells the operations; only the calls at the door tell strides and paddings.
+            autograd.observer = self.recorded
+            functional.kernels = _Watched(functional.kernels, self.kernel_called)
             net.eval()
+            self._thread = threading.get_ident()
             with no_grad():
                 yield
         finally:
+            self._thread = None  # a hook that an interrupt leaves behind does nothing
             autograd.observer, functional.kernels = before
             for handle in handles:
                 handle.remove()
@@ -203,7 +222,7 @@ def summary(
     if dtype is None:
         dtype = next((p.dtype for p in parameters), np.dtype("float32"))
     observer = _Observer(net)
-    with observer.attached(net):
+    with _one_at_a_time, observer.attached(net):
         net(*(Tensor(np.zeros(size, dtype)) for size in _sizes(input_size)))
     return Summary(
         rows=observer.rows,

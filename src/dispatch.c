@@ -11,27 +11,43 @@ const char *const fc_kernel_names[FC_KERNEL_COUNT] = {
 };
 #undef KERNEL
 
-extern const fc_row fc_row_baseline[FC_DTYPE_COUNT];
-#if defined(__x86_64__)
-extern const fc_row fc_row_x86_v3[FC_DTYPE_COUNT];
-extern const fc_row fc_row_x86_v4[FC_DTYPE_COUNT];
-#endif
-
+/* The instruction sets, the best one first, and whether this processor runs them. __builtin_cpu_supports also asks whether the
+ * operating system saves the registers. */
 typedef const fc_row (*row_pair)[FC_DTYPE_COUNT];
+extern const fc_row fc_row_baseline[FC_DTYPE_COUNT];
+static int runs_always(void) {
+    return 1;
+}
+#if defined(__x86_64__)
+extern const fc_row fc_row_x86_v3[FC_DTYPE_COUNT], fc_row_x86_v4[FC_DTYPE_COUNT];
+static int runs_x86_v3(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static int runs_x86_v4(void) {
+    return runs_x86_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+static const struct {
+    row_pair rows;
+    int (*runs)(void);
+} instruction_sets[] = {
+#if defined(__x86_64__)
+    {&fc_row_x86_v4, runs_x86_v4},
+    {&fc_row_x86_v3, runs_x86_v3},
+#endif
+    {&fc_row_baseline, runs_always},
+};
+enum { INSTRUCTION_SETS = sizeof instruction_sets / sizeof *instruction_sets };
 
-/* __builtin_cpu_supports also asks whether the operating system saves the registers. */
 row_pair const *fc_available_rows(int *count) {
-    static row_pair available[3];
+    static row_pair available[INSTRUCTION_SETS];
     int found = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const int v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-        available[found++] = &fc_row_x86_v4;
-    if (v3) available[found++] = &fc_row_x86_v3;
 #endif
-    available[found++] = &fc_row_baseline;
+    for (int i = 0; i < INSTRUCTION_SETS; i++)
+        if (instruction_sets[i].runs()) available[found++] = instruction_sets[i].rows;
     *count = found;
     return available;
 }

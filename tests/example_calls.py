@@ -10,8 +10,10 @@ from fastconv import kernels
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "copy")
 BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-ELEMENTWISE = UNARY + BINARY + COMPARISONS
-ELEMENTWISE += ("relu_backward", "bias_add", "where", "dropout_backward")
+POINTWISE = {
+    name for name, fields in kernels.FIELDS.items() if "shape" in {f for _, f, *_ in fields}
+}
+ELEMENTWISE = POINTWISE - {"assign"} | {"bias_add", "dropout_backward"}  # they take any rank
 
 
 @dataclass

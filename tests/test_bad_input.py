@@ -465,3 +465,28 @@ def test_losses_refuse():
     ):
         with pytest.raises(REFUSALS):
             call()
+
+
+NUMBERS = {
+    "alpha": lambda v: kernels.gemm(DY[0, 0], DY[0, 0].T, alpha=v),
+    "beta": lambda v: kernels.gemm(DY[0, 0], DY[0, 0].T, ones(3, 3), beta=v),
+    "eps": lambda v: kernels.batch_norm_forward(X, eps=v),
+    "momentum": lambda v: kernels.sgd_step(ones(3), ones(3), ones(3), lr=0.1, momentum=v),
+    "lr": lambda v: kernels.sgd_step(ones(3), ones(3), lr=v),
+    "beta2": lambda v: kernels.adam_step(
+        ones(3), ones(3), ones(3), ones(3), np.zeros((), np.int64), lr=0.1, beta2=v
+    ),
+    "p": lambda v: kernels.dropout(X, np.zeros(2, np.uint64), v),
+    "high": lambda v: kernels.random_uniform(np.zeros(4, np.uint32), 0, v, np.float32),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_is_named(name):
+    for number in (0, 0.5, np.float32(0.5), np.int64(1)):
+        NUMBERS[name](number)
+    for value in ("0.1", None, [0.1], 1j):
+        with pytest.raises(
+            TypeError, match=rf"^{name} must be a number, got {type(value).__name__}"
+        ):
+            NUMBERS[name](value)

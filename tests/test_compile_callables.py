@@ -2,8 +2,10 @@
 
 import collections
 import copy
+import inspect
 import os
 import pickle
+import sys
 import threading
 import types
 import typing
@@ -147,6 +149,71 @@ def test_a_forked_child_replays(rng):
     os.close(read)
     os.close(write)
     compare(*pair, data)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_a_process_that_records(rng):
+    """The thread that records is not in the child, whose next thread may go by its number."""
+    w, x = vector(rng, 3), vector(rng, 3)
+    (wait_inside, inside), (wait_forked, forked) = os.pipe(), os.pipe()
+
+    @fastconv.compile
+    def slow(x):
+        y = x * w
+        os.write(inside, b"1")
+        os.read(wait_forked, 1)
+        return y + 1
+
+    def in_child(found):
+        y = fastconv.ones(300, 300) * 2
+        y = y + 1
+        found.append(y.numpy().min() == y.numpy().max() == 3)
+        f = fastconv.compile(lambda x: x * w)
+        found.append(all(bits(f(x)) == bits(x * w) for _ in range(3)) and plans(f) == 1)
+
+    recorder = threading.Thread(target=slow, args=(x,))
+    recorder.start()
+    os.read(wait_inside, 1)
+    child = os.fork()
+    if child == 0:
+        found = []
+        try:
+            thread = threading.Thread(target=in_child, args=(found,))
+            thread.start()
+            thread.join(60)
+        finally:
+            os._exit(0 if found == [True, True] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.write(forked, b"11")
+    recorder.join(60)
+    assert bits(slow(x)) == bits(x * w + 1) and plans(slow) == 1
+    for end in (wait_inside, inside, wait_forked, forked):
+        os.close(end)
+
+
+def test_an_interrupt_at_any_line_of_a_recording(rng):
+    """Whatever it leaves undone, the next function is recorded. (Before finish() itself Python looks at no signal.)"""
+    x, record = vector(rng, 3), type(fastconv.compile(len))._record
+    code, (source, first) = record.__code__, inspect.getsourcelines(record)
+    lines = {first + i for i, line in enumerate(source) if line.strip() != "recording.finish()"}
+    for line in {line for *_, line in code.co_lines()} & lines:
+
+        def interrupt(frame, event, _, line=line):
+            if frame.f_code is code and event == "line" and frame.f_lineno == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return interrupt
+
+        f = fastconv.compile(lambda x: x * 2)
+        sys.settrace(interrupt)
+        try:
+            f(x)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        other = fastconv.compile(lambda x: x * 3)
+        assert bits(other(x)) == bits(x * 3) and plans(other) == 1, line
 
 
 # Functions in functions, classes, modules ----------------------------------------------------------

@@ -1,6 +1,7 @@
 """Checkpoints: what was saved comes back, and a failure never costs the old file."""
 
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -83,6 +84,7 @@ def test_bad_entries_leave_the_old_file(tmp_path):
         ({"x": 3.0}, "'x' must be a Tensor or a NumPy array, got float"),
         ({"x": np.zeros(2, object)}, "dtype object"),
         ({"x": np.zeros(2, complex)}, "dtype complex128"),
+        ({"x": np.zeros(2, np.float16)}, "dtype float16"),
         ({1: np.zeros(2)}, "must be strings, got 1"),
         ([np.zeros(2)], "takes a state dict, got list"),
     ):
@@ -98,6 +100,20 @@ def test_a_link_is_followed(tmp_path):
     (tmp_path / "link").symlink_to("real")
     save({"x": np.zeros(2)}, tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and not numbers(load(tmp_path / "real")["x"]).any()
+
+
+def test_who_may_read_it_stays(tmp_path):
+    path = tmp_path / "net"
+    save({"x": np.ones(2)}, path)
+    path.chmod(0o600)
+    save({"x": np.zeros(2)}, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_names_in_bytes(tmp_path):
+    path = os.fsencode(tmp_path / "net")
+    save({"x": np.ones(2)}, path)
+    assert os.listdir(tmp_path) == ["net"] and list(load(path)) == ["x"]
 
 
 def test_missing(tmp_path):
@@ -128,3 +144,15 @@ def test_a_device_or_a_folder_is_not_replaced(tmp_path):
         save({"w": np.ones(1)}, tmp_path)
     with pytest.raises(OSError, match="not a file"):
         save({"w": np.ones(1)}, os.devnull)
+
+
+def test_files_of_others_that_cannot_be_read(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "theirs"
+    save_file({"half": np.zeros(2, np.float16), "x": np.zeros(2)}, path)
+    with pytest.raises(ValueError, match="theirs: 'half' has dtype float16"):
+        load(path)
+    save_file({"x": np.zeros(2)}, path, {checkpoint.ORDER: "[" * 100_000})
+    with pytest.raises(ValueError, match="theirs is not a whole"):
+        load(path)

@@ -7,7 +7,7 @@ import pytest
 import reference as ref
 
 import fastconv
-from fastconv import nn, optim
+from fastconv import kernels, nn, optim
 
 SGD_DEFAULTS = {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False}
 SGD_OPTIONS = [
@@ -156,6 +156,33 @@ def test_a_frozen_parameter_stays(make, wrap):
         step()
     assert np.array_equal(numbers(net[0].weight), numbers(frozen))
     assert not np.array_equal(numbers(net[2].weight), numbers(other))
+
+
+@pytest.mark.parametrize("make", [optim.Adam, lambda p: optim.SGD(p, lr=0.1, momentum=0.9)])
+@pytest.mark.parametrize("call", ["empty_array", "fill", "new_copy"])
+def test_a_first_step_without_memory(make, call, monkeypatch):
+    """leaves nothing that the next one trips over."""
+    nets = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = [make(net.parameters()) for net in nets]
+
+    def fail(*_):
+        raise MemoryError
+
+    for net in nets:
+        net(fastconv.ones(1, 3)).sum().backward()
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, call, fail)
+        try:
+            optimizers[0].step()
+            steps = 1
+        except MemoryError:
+            steps = 2
+    for optimizer, more in zip(optimizers, (steps, 2), strict=True):
+        for _ in range(more):
+            optimizer.step()
+    for mine, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert np.array_equal(numbers(mine), numbers(other))
 
 
 def test_a_step_between_forward_and_backward_is_noticed():

@@ -1,5 +1,7 @@
 """summary: shapes, formulas, parameters and multiply-adds; the network is left as it was."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -203,6 +205,32 @@ def test_the_network_is_left_as_it_was(fail):
     assert y.requires_grad and len(calls) == 4
     assert not any(m._forward_pre_hooks for m in net.modules())
     assert summary(net.fc, (4, 3)).rows[0].output_shape == (4, 3)
+
+
+def test_what_other_threads_do_is_not_counted():
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.beside = None
+
+        def forward(self, x):
+            beside, self.beside = self.beside, None
+            if beside:
+                thread = threading.Thread(target=beside)
+                thread.start()
+                thread.join(60)
+            return self.outer(self.inner(x))
+
+    net, done = Slow(), []
+    expected = str(summary(net, (2, 4)))
+
+    def beside():
+        done.append(net(fastconv.ones(3, 4)).shape)
+        done.append(Net()(fastconv.ones(1, 1, 32, 32)).shape)
+
+    net.beside = beside
+    assert str(summary(net, (2, 4))) == expected and done == [(3, 2), (1, 10)]
 
 
 def test_dtype_is_the_networks():

@@ -19,8 +19,8 @@ BESIDES = 0.25  # of a block's bytes, at most: what a call reads of no image (we
 PIECES = 1024  # of arrays that only pointwise calls take, at most
 NANOSECONDS = 0.1  # of work for each byte, roughly
 
-# The sizes of one image in each operand. Other operands are no image's. Kernels that do not count images in N are
-# those of pointwise.inc.
+# The sizes of one image in each operand, of kernels that count images in N. Other operands are no image's. Those of
+# pointwise.inc need no entry: an image is any part of their arrays.
 IMAGES = {
     "conv2d_forward": {"x": "CHW", "y": "KPQ", "indices": "KPQ"},
     "conv2d_backward_input": {"dy": "KPQ", "dx": "CHW"},

@@ -11,11 +11,11 @@ from fastconv import autograd, kernels
 from fastconv.autograd import Tensor, _stale, is_grad_enabled
 from fastconv.compiler.explain import explain
 from fastconv.compiler.plan import Plan
-from fastconv.compiler.trace import Refused, RefusedNow, is_sequence, one_at_a_time, trace
+from fastconv.compiler.trace import Refused, RefusedNow, is_sequence, trace
 from fastconv.nn.module import Module
 
 MOST_PLANS = 8
-MODE = os.environ.get("FASTCONV_COMPILE", "on")
+MODE = os.environ.get("FASTCONV_COMPILE") or "on"
 if MODE not in ("on", "off", "check"):
     raise ValueError(f"FASTCONV_COMPILE must be on, off or check, got {MODE!r}")
 
@@ -101,11 +101,11 @@ class Compiled:
 
     def _record(self, args, kwargs, leaves, constants):
         signature = (is_grad_enabled(), *(_form(leaf._array) for leaf in leaves))
-        # While another thread records, this one does not wait: the other could be waiting for this one.
-        if self._stays_eager(signature) or not one_at_a_time.acquire(blocking=False):
-            return self._function(*args, **kwargs)
         recorded, recording = None, kernels.Recording()
         try:
+            # While another thread records, this one does not wait: the other could be waiting for this one.
+            if self._stays_eager(signature) or not recording.claim():
+                return self._function(*args, **kwargs)
             _refuse_arguments(leaves)
             recorded = trace(recording, self._function, args, kwargs, leaves)
             plan = _plan_that_has_run(recorded)
@@ -113,10 +113,7 @@ class Compiled:
         except Refused as refusal:
             self._give_up(signature, refusal)
         finally:
-            try:
-                recording.finish()
-            finally:
-                one_at_a_time.release()
+            recording.finish()
         return self._function(*args, **kwargs) if recorded is None else recorded.result
 
     def _keep(self, plan, recorded, signature, args, kwargs, constants):

@@ -1,6 +1,5 @@
 """One call of a function, recorded: its kernel calls, what it returned, the gradients that it left behind."""
 
-import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,6 @@ from fastconv.compiler.reach import ARRAY, Reach
 from fastconv.optim import optimizer as optimizers
 
 GRAD = Tensor.grad
-one_at_a_time = threading.Lock()  # to be held by who traces
 
 
 class Refused(Exception):
@@ -172,7 +170,7 @@ def _numbers_of(optimizer, group):
 
 
 def trace(recording, function, args, kwargs, leaves):
-    """Call the function and write it down; whoever traces holds `one_at_a_time` and finishes the recording. Raises what
+    """Call the function and write it down; whoever traces has claimed the recording and finishes it. Raises what
     the function raises. Raises Refused only before it is called; a Trace whose recording has a refusal afterwards
     cannot be replayed."""
     reach = Reach()

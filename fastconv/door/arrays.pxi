@@ -198,6 +198,14 @@ cdef int64_t as_int(object value, str name, int64_t smallest) except? -1:
     return number
 
 
+cdef double as_real(object value, str name) except? -1:
+    """A number, of Python's or NumPy's."""
+    try:
+        return value
+    except TypeError:
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+
+
 cdef int as_pair(object value, str name, int64_t smallest, int64_t *first, int64_t *second) except -1:
     """An int for both axes, or a pair (vertical, horizontal)."""
     if isinstance(value, (tuple, list)):

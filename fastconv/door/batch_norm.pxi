@@ -107,7 +107,8 @@ def batch_norm_forward(x, w=None, b=None, running_mean=None, running_var=None, n
     mean, invstd = empty(1, &C, cnp.NPY_DOUBLE), empty(1, &C, cnp.NPY_DOUBLE)
     cdef batch_norm_forward_args args = batch_norm_forward_args(
         N=N, C=C, inner=inner, training=trains, cumulative=momentum is None, relu=bool(relu),
-        momentum=0 if momentum is None else momentum, eps=eps, x=input.data, w=data_of(weight), b=data_of(bias),
+        momentum=0 if momentum is None else as_real(momentum, "momentum"), eps=as_real(eps, "eps"),
+        x=input.data, w=data_of(weight), b=data_of(bias),
         residual=data_of(added), running_mean=data_of(old_mean), running_var=data_of(old_var), batches=data_of(count),
         y=y.data, mean=mean.data, invstd=invstd.data)
     run(type_number, FC_batch_norm_forward, &args)

@@ -15,7 +15,7 @@ cdef cnp.ndarray seed_and_offset(object x, str name, bint written):
 
 
 cdef double as_probability(object p) except? -1:
-    cdef double probability = p
+    cdef double probability = as_real(p, "p")
     if not 0 <= probability <= 1:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     return probability

@@ -29,7 +29,7 @@ def gemm(a, b, c=None, *, alpha=1.0, beta=0.0, transpose_a=False, transpose_b=Fa
                          f"op(b) is {shape_of(right.T if turn_b else right)}")
     cdef int64_t size[2]
     size[0], size[1] = left.shape[turn_a], right.shape[not turn_b]
-    cdef double beta_value = beta
+    cdef double beta_value = as_real(beta, "beta")
     if beta_value != 0:
         if c is None:
             raise ValueError(f"beta is {beta}, but there is no c")
@@ -41,7 +41,7 @@ def gemm(a, b, c=None, *, alpha=1.0, beta=0.0, transpose_a=False, transpose_b=Fa
         refuse_overlap(y, right, "b")
     if addend is not None and addend is not y:
         unary(FC_copy, addend, y)
-    multiply(left, turn_a, right, turn_b, alpha, beta_value, y)
+    multiply(left, turn_a, right, turn_b, as_real(alpha, "alpha"), beta_value, y)
     return y
 
 

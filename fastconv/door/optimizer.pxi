@@ -73,7 +73,8 @@ def sgd_step(param, grad, momentum_buffer=None, *, lr, momentum=0.0, dampening=0
     """
     cdef cnp.ndarray w = state(param, "param", None, True)
     cdef sgd_step_args args = sgd_step_args(
-        lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=bool(first),
+        lr=as_real(lr, "lr"), momentum=as_real(momentum, "momentum"), dampening=as_real(dampening, "dampening"),
+        weight_decay=as_real(weight_decay, "weight_decay"), nesterov=bool(nesterov), first=bool(first),
         n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL, dx=NULL)
     run_sgd(w, grad, momentum_buffer, &args, dx)
 
@@ -85,7 +86,8 @@ def sgd_steps(list params not None, list grads not None, list momentum_buffers=N
         raise ValueError(f"there must be a gradient, and a buffer, for each of {len(params)} parameters")
     cdef cnp.ndarray w
     cdef sgd_step_args args = sgd_step_args(
-        lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov), first=False,
+        lr=as_real(lr, "lr"), momentum=as_real(momentum, "momentum"), dampening=as_real(dampening, "dampening"),
+        weight_decay=as_real(weight_decay, "weight_decay"), nesterov=bool(nesterov), first=False,
         n=0, columns=0, w=NULL, g=NULL, column=NULL, row=NULL, v=NULL, dx=NULL)
     for i in range(len(params)):
         w = state(params[i], "param", None, True)
@@ -114,6 +116,7 @@ def adam_step(param, grad, exp_avg, exp_avg_sq, step, *, lr, beta1=0.9, beta2=0.
                        (v, g, "grad")):
         refuse_overlap(x, y, name)
     cdef adam_step_args args = adam_step_args(
-        n=w.size, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=count.data, w=w.data,
+        n=w.size, lr=as_real(lr, "lr"), beta1=as_real(beta1, "beta1"), beta2=as_real(beta2, "beta2"), eps=as_real(eps, "eps"),
+        weight_decay=as_real(weight_decay, "weight_decay"), step=count.data, w=w.data,
         g=g.data, m=m.data, v=v.data)
     run(type_of(w), FC_adam_step, &args)

@@ -1,6 +1,6 @@
 # Pointwise functions. Template: src/kernels/pointwise.inc.
 
-# The members of each family have one argument struct.
+# The argument structs of each family are laid out alike.
 ctypedef copy_args unary_args
 ctypedef add_args binary_args
 
@@ -20,7 +20,7 @@ cdef void set_shape(axes *s, cnp.ndarray x) noexcept:
 
 
 cdef int set_operand(axes *s, int operand, cnp.ndarray x) except -1:
-    """Strides of x as part of the result's shape, which x may widen."""
+    """The strides of x where it is broadcast to the shape of `s`; 1 if it cannot be."""
     cdef int d, own
     cdef int64_t size
     for d in range(s.ndim):

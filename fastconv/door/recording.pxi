@@ -10,6 +10,7 @@ import sys as _sys
 from cpython.pythread cimport PyThread_get_thread_ident
 
 cdef Recording open_recording = None
+cdef Recording claimant = None  # whose turn it is
 
 
 cdef dict list_fields():
@@ -46,7 +47,7 @@ cdef class Recording:
     nothing: the memory may be gone. new, constants: by id, those that stand for such an array, and the arrays themselves
     where they hold a number given by Python.
 
-    put_off(known), before the block, has the calls put off; known: the ids of the arrays that own memory which is there before
+    claim(), before all else, keeps those of other threads out until finish(). put_off(known), before the block, has the calls put off; known: the ids of the arrays that own memory which is there before
     and changes by no other way. The recording is then open until finish(), which runs what has not run.
     """
 
@@ -86,6 +87,13 @@ cdef class Recording:
             if self.known is None:
                 self.finish()
 
+    def claim(self):
+        """Whether it may be opened, by this thread: no other one has been claimed and is not finished."""
+        global claimant
+        if claimant is None:
+            claimant, self.thread = self, PyThread_get_thread_ident()
+        return claimant is self
+
     def put_off(self, known):
         """Let the calls that are to be recorded wait."""
         self.known = known
@@ -106,7 +114,9 @@ cdef class Recording:
 
     def finish(self):
         """Run what was put off, give back the memory of the recording, and close it."""
-        global open_recording
+        global open_recording, claimant
+        if claimant is self:
+            claimant = None
         if self.unfinished:
             try:
                 self.settle()
@@ -220,6 +230,21 @@ cdef class Recording:
             if root not in self.new and root not in self.known:
                 return False
         return True
+
+
+def _leave_to_parent():
+    """In a new process: what another thread was recording when it began. That thread is not here."""
+    global open_recording, claimant
+    if claimant is not None and claimant.thread != PyThread_get_thread_ident():
+        claimant = None
+    if open_recording is not None and open_recording.thread != PyThread_get_thread_ident():
+        open_recording.unfinished = False
+        open_recording = None
+        fc_forget_put_off()
+        fc_end_noting()
+
+
+_os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 cdef bint is_inside(frame) except -1:

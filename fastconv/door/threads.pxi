@@ -92,7 +92,7 @@ def _start():
         return
     shared = _os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     wanted = int(shared) if shared.isdecimal() and int(shared) > 0 else _usable_processors()
-    set_num_threads(smaller(wanted, FC_MAX_THREADS))
+    set_num_threads(wanted if wanted <= FC_MAX_THREADS else FC_MAX_THREADS)
 
 
 _start()

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import stat
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -15,7 +16,7 @@ from fastconv.autograd import Tensor
 from fastconv.missing import kind
 
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-DTYPES = ("float32", "float64", "float16", "bool", *INTEGERS)
+DTYPES = ("float32", "float64", "bool", *INTEGERS)
 # A safetensors file sorts its entries; the order in which they were given is a line of metadata.
 ORDER = "fastconv.names"
 RESERVED = "__metadata__"
@@ -51,6 +52,8 @@ def _replace_file(path: str, data: bytes) -> None:
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
+            if os.path.exists(path):
+                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))  # who may read it stays
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -73,7 +76,7 @@ def save(state_dict: Mapping[str, Tensor | np.ndarray], path: Path) -> None:
     kernels.not_recorded("saving")
     arrays = {name: _checked_array(name, value) for name, value in state_dict.items()}
     data = to_safetensors(arrays, metadata={ORDER: json.dumps(list(arrays))})
-    _replace_file(os.path.realpath(path), data)
+    _replace_file(os.path.realpath(os.fsdecode(path)), data)
 
 
 def load(
@@ -85,7 +88,7 @@ def load(
     Raises FileNotFoundError when there is no such file, ValueError when it is truncated, corrupt or
     of another format; the message names the path.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     # where it cannot be opened, the operating system's own error names the path
     with open(path, "rb") as file:
         begins = file.read(2)
@@ -94,7 +97,14 @@ def load(
             names = list(file.keys())
             order = json.loads((file.metadata() or {}).get(ORDER, "[]"))
             arrays = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         cause = f": {error}"
         if begins in PYTORCH:
             cause = (
@@ -102,6 +112,11 @@ def load(
                 "safetensors.torch.save_file(torch.load(path), new_path) writes its Tensors as a file for load()"
             )
         raise ValueError(f"{path} is not a whole safetensors file{cause}") from error
+    for name, array in arrays.items():
+        if array.dtype.name not in DTYPES:
+            raise ValueError(
+                f"{path}: {name!r} has dtype {array.dtype}, which fastconv does not have"
+            )
     if isinstance(order, list) and sorted(map(str, order)) == sorted(names):
         names = order
     return OrderedDict((name, Tensor(kernels.new_copy(arrays[name]))) for name in names)

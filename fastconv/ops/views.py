@@ -286,7 +286,9 @@ def split(input, split_size, dim=0):
 
 @method("chunk")
 def chunk(input, chunks, dim=0):
-    """About `chunks` pieces of one size along dim."""
+    """About `chunks` pieces of one size along dim; ValueError for less than one."""
+    if chunks < 1:
+        raise ValueError(f"chunk wants at least 1 piece, got {chunks}")
     return split(input, builtins.max(1, -(-input._array.shape[dim] // chunks)), dim)
 
 

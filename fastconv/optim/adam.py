@@ -57,10 +57,11 @@ class Adam(Optimizer):
         for param in params:
             state = self.state[param]
             if not state:
-                state["step"] = Tensor(np.zeros((), np.int64))
-                for name in ("exp_avg", "exp_avg_sq"):
-                    mean = kernels.empty_array(param.shape, param.dtype)
+                means = [kernels.empty_array(param.shape, param.dtype) for _ in range(2)]
+                for mean in means:
                     kernels.fill(mean, 0.0)
-                    state[name] = Tensor(mean)
+                first, second = map(Tensor, means)
+                # at once: an interrupted step leaves no half of it
+                state.update(step=Tensor(np.zeros((), np.int64)), exp_avg=first, exp_avg_sq=second)
             arrays = [state[name]._array for name in ("exp_avg", "exp_avg_sq", "step")]
             kernels.adam_step(param._array, param.grad._array, *arrays, **numbers)

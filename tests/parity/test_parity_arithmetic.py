@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 import pytest
-from twins import compare, differences, normal, refused
+from libraries import compare, differences, normal, refused
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 WHOLE = ("int64", "int32", "uint8")

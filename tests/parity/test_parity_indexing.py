@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import compare, differences, distinct, normal, refused
+from libraries import compare, differences, distinct, normal, refused
 
 import fastconv
 

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from twins import compare, normal
+from libraries import compare, normal
 
 import fastconv
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from twins import compare, differences, distinct, normal, refused
+from libraries import compare, differences, distinct, normal, refused
 
 import fastconv
 

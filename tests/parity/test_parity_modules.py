@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as pytorch
-from twins import LIBRARIES, compare, normal, to_numpy
+from libraries import LIBRARIES, compare, normal, to_numpy
 
 
 def tutorial_net(torch):

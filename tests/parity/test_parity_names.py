@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 import pytest
-from twins import LIBRARIES, normal, renamed, same_print
+from libraries import LIBRARIES, normal, renamed, same_print
 
 LAYERS = {
     "conv": lambda nn: nn.Conv2d(1, 6, 3),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import compare, normal
+from libraries import compare, normal
 
 inf, nan = np.inf, np.nan
 SPECIAL = (nan, inf, -inf)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import LIBRARIES, compare, dtype_of, normal, same_print
+from libraries import LIBRARIES, compare, dtype_of, normal, same_print
 
 SHAPES = [(4, 3, 5, 6), (2, 5, 7, 7), (16, 8), (3, 4, 9), (1, 2, 3, 3), (9, 70, 1, 1), (0, 3, 4, 4)]
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])

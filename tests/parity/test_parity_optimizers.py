@@ -1,7 +1,7 @@
 """Optimizers: their state, groups of parameters, closures, and what zero_grad leaves."""
 
 import pytest
-from twins import compare, normal
+from libraries import compare, normal
 
 import fastconv
 

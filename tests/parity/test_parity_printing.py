@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import LIBRARIES, compare, distinct, dtype_of, normal, same_print
+from libraries import LIBRARIES, compare, distinct, dtype_of, normal, same_print
 
 inf, nan = np.inf, np.nan
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import LIBRARIES, check_array, compare, refused, to_numpy
+from libraries import LIBRARIES, check_array, compare, refused, to_numpy
 
 DRAWS = {
     "rand": lambda torch: torch.rand(7),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import compare, differences, distinct, normal, refused
+from libraries import compare, differences, distinct, normal, refused
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 # all and any of uint8: uint8 in PyTorch, bool here; argmax of bool: an error there, not here.

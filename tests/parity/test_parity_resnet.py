@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as pytorch
-from twins import LIBRARIES, dtype_of, normal, to_numpy
+from libraries import LIBRARIES, dtype_of, normal, to_numpy
 
 from fastconv.models import resnet18
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from twins import renamed, unbroken
+from libraries import renamed, unbroken
 
 SCRIPTS = Path(__file__).parent / "scripts"
 NUMBER = re.compile(r"(-?\d+\.\d*(?:e[+-]?\d+)?)")

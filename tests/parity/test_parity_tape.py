@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from twins import compare, normal, refused
+from libraries import compare, normal, refused
 
 TAPE = {
     "twice": lambda t, x: [(x * x).sum().backward(), (x * 3).sum().backward(), x.grad][2],

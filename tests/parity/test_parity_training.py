@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from libraries import LIBRARIES, dtype_of, normal, to_numpy
 from test_parity_modules import tutorial_net
-from twins import LIBRARIES, dtype_of, normal, to_numpy
 
 STEPS = 100
 OPTIMIZERS = {

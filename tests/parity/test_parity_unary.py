@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from twins import check_result, compare, differences, distinct, normal, outcome
+from libraries import check_result, compare, differences, distinct, normal, outcome
 
 import fastconv
 

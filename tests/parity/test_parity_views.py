@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twins import LIBRARIES, compare, distinct
+from libraries import LIBRARIES, compare, distinct
 
 X = distinct(2, 3, 4)
 
