@@ -7,6 +7,7 @@ import pytest
 from helpers import check, integers
 from test_bad_arrays import REFUSALS
 
+import fastconv
 from fastconv import kernels
 
 X, W, B = (
@@ -490,3 +491,15 @@ def test_what_is_no_number_is_named(name):
             TypeError, match=rf"^{name} must be a number, got {type(value).__name__}"
         ):
             NUMBERS[name](value)
+
+
+def test_masks_are_refused():
+    masked = np.ma.masked_less(np.arange(3, dtype=np.float32), 1)
+    for refuse in (kernels.neg, kernels.new_copy, fastconv.tensor):
+        with pytest.raises(TypeError, match="is a masked array"):
+            refuse(masked)
+
+
+def test_chunks_are_counted():
+    with pytest.raises(ValueError, match="at least 1 piece, got 0"):
+        fastconv.ones(3).chunk(0)

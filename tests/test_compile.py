@@ -474,7 +474,7 @@ for _ in range(3):
     assert (run(fastconv.ones(3)).numpy() == 2).all()
 print(len(run._plans))
 """
-    for mode, expected in (("on", "1"), ("off", "0"), ("check", "1")):
+    for mode, expected in (("on", "1"), ("", "1"), ("off", "0"), ("check", "1")):
         result = run_python("-c", code, FASTCONV_COMPILE=mode)
         assert result.stdout.strip() == expected, result.stderr
     assert "must be on, off or check" in run_python("-c", code, FASTCONV_COMPILE="no").stderr

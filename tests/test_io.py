@@ -85,6 +85,7 @@ def test_bad_entries_leave_the_old_file(tmp_path):
         ({"x": np.zeros(2, object)}, "dtype object"),
         ({"x": np.zeros(2, complex)}, "dtype complex128"),
         ({"x": np.zeros(2, np.float16)}, "dtype float16"),
+        ({"x": np.ma.masked_less(np.arange(3.0), 1)}, "'x' is a masked array"),
         ({1: np.zeros(2)}, "must be strings, got 1"),
         ([np.zeros(2)], "takes a state dict, got list"),
     ):

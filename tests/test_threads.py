@@ -354,6 +354,8 @@ def test_environment_is_honoured():
 def test_no_more_threads_than_processors_by_default():
     run = run_python("-c", PRINT, OMP_NUM_THREADS="")
     assert 1 <= int(run.stdout.split()[0]) <= os.cpu_count()
+    run = run_python("-c", PRINT, OMP_NUM_THREADS="99999999999999999999")
+    assert run.stdout.split()[0] == "256", run.stderr
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "2.5", "1 2", "99999999999999999999"])

@@ -31,13 +31,18 @@ cdef object shape_of(cnp.ndarray x):
     return tuple([x.shape[d] for d in range(x.ndim)])
 
 
+cdef int refuse_mask(object x, str name) except -1:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass x.filled(...)")
+    return 0
+
+
 cdef cnp.ndarray plain_array(object x, str name):
     """x as an ndarray proper, its data in this machine's byte order and aligned."""
     if not cnp.PyArray_CheckExact(x):
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{name} must be a NumPy array, got {type(x).__name__}")
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass x.filled(...)")
+        refuse_mask(x, name)
         x = x.view(np.ndarray)
     cdef cnp.ndarray array = x
     cdef int d
@@ -111,6 +116,7 @@ def empty_array(shape, dtype, *, for_kernels=True):
 
 def new_copy(x, dtype=None):
     """A C-contiguous copy of an array of any dtype; made by NumPy, not by a kernel."""
+    refuse_mask(x, "the array")
     x = np.asarray(x)
     y = empty_array(x.shape, x.dtype.newbyteorder("=") if dtype is None else dtype, for_kernels=False)
     y[...] = x

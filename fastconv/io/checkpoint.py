@@ -42,6 +42,8 @@ def _checked_array(name: object, value: object) -> np.ndarray:
         raise TypeError(f"{name!r} must be a Tensor or a NumPy array, got {kind(value)}")
     if array.dtype.name not in DTYPES:
         raise TypeError(f"{name!r} has dtype {array.dtype}, which a checkpoint cannot hold")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name!r} is a masked array, and a checkpoint cannot hold its mask")
     return np.require(array, array.dtype.newbyteorder("<"), "C")
 
 
