@@ -57,7 +57,6 @@ VIEWS = {
     "chunk": lambda x: x.chunk(2, 2),
     "chunk uneven": lambda x: x.chunk(2, 1),
     "chunk many": lambda x: x.chunk(9, 1),
-    "chunk none": lambda x: x.chunk(0, 1),
     "unbind": lambda x: x.unbind(),
     "unbind 1": lambda x: x.unbind(1),
     "unbind -1": lambda x: x.unbind(-1),
