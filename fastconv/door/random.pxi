@@ -29,7 +29,8 @@ def random_uniform(words, low, high, dtype):
             raise ValueError(f"float64 numbers take two words each, got {count} words")
         count //= 2
     y = empty(1, &count, type_number)
-    cdef random_uniform_args args = random_uniform_args(n=count, low=as_real(low, "low"), high=as_real(high, "high"), words=source.data, y=y.data)
+    cdef random_uniform_args args = random_uniform_args(
+        n=count, low=as_real(low, "low"), high=as_real(high, "high"), words=source.data, y=y.data)
     run(type_number, FC_random_uniform, &args)
     return y
 

@@ -47,8 +47,9 @@ cdef class Recording:
     nothing: the memory may be gone. new, constants: by id, those that stand for such an array, and the arrays themselves
     where they hold a number given by Python.
 
-    claim(), before all else, keeps those of other threads out until finish(). put_off(known), before the block, has the calls put off; known: the ids of the arrays that own memory which is there before
-    and changes by no other way. The recording is then open until finish(), which runs what has not run.
+    claim(), before all else, keeps those of other threads out until finish(). put_off(known), before the block, has the calls
+    put off; known: the ids of the arrays that own memory which is there before and changes by no other way. The recording is
+    then open until finish(), which runs what has not run.
     """
 
     cdef readonly list calls
