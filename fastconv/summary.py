@@ -116,12 +116,16 @@ class _Observer:
         self._explained: tuple[str, formulas.Explained] | None = None  # the last kernel call
         self._thread: int | None = None  # whose calls are written down
 
-    def _is_mine(self) -> bool:
-        return self._thread == threading.get_ident()
+    def _mine(self, listener: Callable[..., None]) -> Callable[..., None]:
+        """`listener`, deaf to what other threads do."""
+
+        def listen(*args: Any) -> None:
+            if self._thread == threading.get_ident():
+                listener(*args)
+
+        return listen
 
     def layer_starts(self, module: Module, args: tuple) -> None:
-        if not self._is_mine():
-            return
         row = Row(self._names[id(module)], type(module).__name__)
         for parameter in module.parameters():
             if id(parameter) not in self._counted:
@@ -131,23 +135,17 @@ class _Observer:
         self._open.append(row)
 
     def layer_ends(self, module: Module, args: tuple, result: Any) -> None:
-        if not self._is_mine():
-            return
         row = self._open.pop()
         first = result[0] if isinstance(result, tuple | list) and result else result
         if isinstance(first, Tensor):
             row.output_shape = tuple(first.shape)
 
     def kernel_called(self, name: str, args: tuple, kwargs: dict, result: Any) -> None:
-        if not self._is_mine():
-            return
         y = result[0] if isinstance(result, tuple) else result
         explained = formulas.KERNELS[name](y, *args, **kwargs)
         self._explained = name.removesuffix("_forward"), explained
 
     def recorded(self, op: str, result: Tensor, inputs: Sequence[Tensor]) -> None:
-        if not self._is_mine():
-            return
         shapes = [tuple(tensor.shape) for tensor in inputs]
         shape = tuple(result.shape)
         name, explained = self._explained or formulas.operation(op, shape, shapes)
@@ -168,11 +166,11 @@ class _Observer:
         before, handles = (autograd.observer, functional.kernels), []
         try:
             for leaf in leaves:
-                handles.append(leaf.register_forward_pre_hook(self.layer_starts))
-                handles.append(leaf.register_forward_hook(self.layer_ends))
+                handles.append(leaf.register_forward_pre_hook(self._mine(self.layer_starts)))
+                handles.append(leaf.register_forward_hook(self._mine(self.layer_ends)))
             # The tape tells the operations; only the calls at the door tell strides and paddings.
-            autograd.observer = self.recorded
-            functional.kernels = _Watched(functional.kernels, self.kernel_called)
+            autograd.observer = self._mine(self.recorded)
+            functional.kernels = _Watched(functional.kernels, self._mine(self.kernel_called))
             net.eval()
             self._thread = threading.get_ident()
             with no_grad():
