@@ -50,6 +50,9 @@ CASES = [
     ((2, 1, 8, 112), 3, 2, 1, 1, False),
     ((2, 2, 7, 66), 3, 2, 1, 1, False),
     ((1, 2, 5, 67), 2, None, 0, 1, True),
+    ((1, 1, 21, 49), 3, 2, 1, 1, False),  # many rows, whose last windows are beside the image
+    ((2, 2, 19, 11), 5, 1, 2, 1, False),
+    ((1, 2, 37, 20), (5, 3), (1, 2), (2, 1), 1, True),
 ]
 NAN, INF = np.nan, np.inf
 
