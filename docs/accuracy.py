@@ -23,6 +23,7 @@ LAYERS = {
     "512→512 3×3 on 7²": (1, 512, 7, 512, 3, 1, 1),
     "64→64 5×5 on 14²": (1, 64, 14, 64, 5, 1, 1),
     "128→128 3×3/2 on 56²": (1, 128, 56, 128, 3, 2, 1),
+    "64→128 4×4/2 on 28²": (1, 64, 28, 128, 4, 2, 1),
     "3→64 7×7/2 on 112²": (1, 3, 112, 64, 7, 2, 1),
     "16 depthwise 3×3 on 28²": (4, 16, 28, 16, 3, 1, 16),
 }
@@ -59,8 +60,12 @@ def spike(rng, shape):
     return a
 
 
+def padding_of(R):
+    return (R - 1) // 2
+
+
 def run(which, x, w, dy, stride, groups, algorithm):
-    args = stride, w.shape[2] // 2, 1, groups
+    args = stride, padding_of(w.shape[2]), 1, groups
     if which == "forward":
         return kernels.conv2d_forward(x, w, None, *args, algorithm=algorithm)
     if which == "backward_input":
@@ -71,7 +76,8 @@ def run(which, x, w, dy, stride, groups, algorithm):
 def one_by_one(which, x, w, dy, stride):
     """The sums of one group in float32, a product after the other: the yardstick."""
     R, H, W = w.shape[2], *x.shape[2:]
-    padded = np.pad(x, ((0, 0), (0, 0), (R // 2, R // 2), (R // 2, R // 2)))
+    pad = padding_of(R)
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (R, R), (2, 3))  # n c p q r s
     windows = windows[:, :, ::stride, ::stride]
     if which == "forward":
@@ -86,7 +92,7 @@ def one_by_one(which, x, w, dy, stride):
             dx[:, :, r : r + P : stride, s : s + Q : stride] += (
                 dy[:, k, None] * w[k, :, r, s, None, None]
             )
-        return dx[:, :, R // 2 : R // 2 + H, R // 2 : R // 2 + W]
+        return dx[:, :, pad : pad + H, pad : pad + W]
     dw = np.zeros_like(w)
     for n, p, q in np.ndindex(len(x), *dy.shape[2:]):
         dw += dy[n, :, p, q, None, None, None] * windows[n, :, p, q]
@@ -102,7 +108,7 @@ def bound(which, algorithm, x, w, dy, stride, groups):
         return n * EPS * run(which, *wide, stride, groups, "gemm")
     arrays = {"forward": (x, w, 0), "backward_input": (dy, w), "backward_weight": (dy, x)}[which]
     R, sizes = w.shape[2], (x.shape[2:], dy.shape[2:])
-    return ref.winograd_bound(which, arrays, R, (R // 2, R // 2), stride, sizes, EPS)
+    return ref.winograd_bound(which, arrays, R, (padding_of(R),) * 2, stride, sizes, EPS)
 
 
 def rms(a):
@@ -120,7 +126,7 @@ def measure(layer, kind, which):
     if groups == 1:
         error = np.abs(one_by_one(which, x, w, dy, stride) - exact)
         found["one by one"] = rms(error) / unit, error.max() / unit, None
-    sizes = (N, C, H, H), w.shape, stride, R // 2, 1, groups
+    sizes = (N, C, H, H), w.shape, stride, padding_of(R), 1, groups
     for algorithm in kernels.conv2d_plan(*sizes, which=which).cycles:
         error = np.abs(run(which, x, w, dy, stride, groups, algorithm) - exact)
         share = (error / bound(which, algorithm, x, w, dy, stride, groups)).max()

@@ -11,7 +11,15 @@ import sys
 import numpy as np
 from example_calls import Example, examples
 from helpers import integers
-from test_algorithms import AROUND_THE_TILES, DEEP, MANY_CHANNELS, OTHERS, PASSES, plan
+from test_algorithms import (
+    AROUND_THE_TILES,
+    DEEP,
+    FOUR_BY_FOUR,
+    MANY_CHANNELS,
+    OTHERS,
+    PASSES,
+    plan,
+)
 from test_batch_norm import SHAPES
 from test_conv2d import CASES
 from test_pool2d import CASES as POOLS
@@ -52,7 +60,7 @@ def convolutions(dtype):
 
 def algorithms(dtype):
     """Each that can do it."""
-    for case in AROUND_THE_TILES + DEEP[:4] + OTHERS:
+    for case in AROUND_THE_TILES + DEEP[:4] + FOUR_BY_FOUR[:6] + OTHERS:
         x, w, b, dy = case.arrays(np.random.default_rng(0), dtype, integers)
         given = {
             "forward": ((x, w, b), ()),

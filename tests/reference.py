@@ -279,6 +279,26 @@ def strided():
 STRIDED, STRIDED_INPUT = strided()
 
 
+def four_by_four():
+    """4x4 of stride 2: F(2, 2) with the points 0, 1 and infinity, of the even pixels and of the odd ones.
+
+    Of y from x, where they add up; and of dx from dy, where they take turns.
+    """
+    to, taps = np.array([[1, -1, 0], [0, 1, 0], [0, 1, -1]]), np.array([[1, 0], [1, 1], [0, 1]])
+    values = np.array([[1, 1, 0], [0, 1, -1]])
+    weights, forward, back = np.zeros((6, 4)), np.zeros((6, 6)), np.zeros((6, 4))
+    apart = np.zeros((4, 6))
+    for odd in range(2):
+        half = slice(3 * odd, 3 * odd + 3)
+        weights[half, odd::2], forward[half, odd::2] = taps, to
+        back[half, odd : odd + 3], apart[odd::2, half] = to, values
+    together = np.hstack([values, values])
+    return Winograd(forward, weights, together, 4), Winograd(back, weights, apart, 2)
+
+
+FOUR_BY_FOUR, FOUR_BY_FOUR_INPUT = four_by_four()
+
+
 # 7x7 of stride 2, along the rows alone: F(4, 4) with the points +-1/2, +-1, +-2 and infinity for the
 # even pixels; F(4, 3) as above for the odd ones.
 SEVEN_TO = np.array(
@@ -419,7 +439,8 @@ def winograd_result(form, x, w, first, size, of):
 
 
 def winograd_form(kernel, stride):
-    return FIVE_BY_FIVE if kernel == 5 else DENSE if stride == 1 else STRIDED
+    forms = {(3, 1): DENSE, (3, 2): STRIDED, (4, 2): FOUR_BY_FOUR, (5, 1): FIVE_BY_FIVE}
+    return forms[kernel, stride]
 
 
 def winograd_forward(x, w, padding, size, of=np.abs, stride=1):
@@ -438,14 +459,15 @@ def winograd_backward_input(dy, w, padding, size, of=np.abs, stride=1):
     if stride == 1:
         first = [pad - (R - 1) for pad in padding]
         return winograd_result(winograd_form(R, stride), dy, flipped, first, size, of)
-    cut = [1 - pad % 2 for pad in padding]  # the first pixel of a tile meets the middle tap
-    first = [(pad - 1 - more) // 2 for pad, more in zip(padding, cut, strict=True)]
+    cut = [1 - pad % 2 for pad in padding]  # the first pixel of a tile meets the taps of odd number
+    first = [(pad - 1 - more) // 2 - (R - 3) for pad, more in zip(padding, cut, strict=True)]
     more = [n + c for n, c in zip(size, cut, strict=True)]
-    return winograd_result(STRIDED_INPUT, dy, flipped, first, more, of)[:, :, cut[0] :, cut[1] :]
+    form = STRIDED_INPUT if R == 3 else FOUR_BY_FOUR_INPUT
+    return winograd_result(form, dy, flipped, first, more, of)[:, :, cut[0] :, cut[1] :]
 
 
 def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1, kernel=3):
-    """G'[sum_t (B' x B) * (A dy A')]G, as above: times (T + 28) eps / 2, for T tiles; with stride 2
+    """G'[sum_t (B' x B) * (A dy A')]G, as above: times (T + 28) eps / 2, for T tiles; of 3x3 with stride 2
     16 times as many, for a sum goes over all points that share their weight."""
     form, size = winograd_form(kernel, stride), dy.shape[2:]
     v, tile = winograd_points(form, x, [-pad for pad in padding], size, of), len(form.from_points)
@@ -457,7 +479,7 @@ def winograd_backward_weight(dy, x, padding, of=np.abs, stride=1, kernel=3):
 def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
     """How far each element of y, dx or dw may be from the exact one, as docs/accuracy.md promises.
 
-    arrays: x, w and the bias or 0; dy and w; dy and x. kernel: 3, 5 or 7; size: of the images of x and of y.
+    arrays: x, w and the bias or 0; dy and w; dy and x. kernel: 3, 4, 5 or 7; size: of the images of x and of y.
     """
     if which == "backward_weight":
         dy, x = arrays
@@ -466,7 +488,7 @@ def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
             terms = N * P * -(-Q // 4)
             return (terms + 28) * eps / 2 * winograd_rows_backward_weight(dy, x, padding)
         tile = len(winograd_form(kernel, stride).from_points)
-        terms = N * -(-P // tile) * -(-Q // tile) * (1 if stride == 1 else 16)
+        terms = N * -(-P // tile) * -(-Q // tile) * (16 if (kernel, stride) == (3, 2) else 1)
         sums = winograd_backward_weight(dy, x, padding, stride=stride, kernel=kernel)
         return (terms + 28) * eps / 2 * sums
     if which == "backward_input":

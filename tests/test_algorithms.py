@@ -141,6 +141,20 @@ FIVE_BY_FIVE = [
         (2, 40, 33, 20, 31, 1),  # super-blocks
     )
 ]
+FOUR_BY_FOUR = [
+    Case((N, C, H, W), K, (4, 4), stride=2, padding=padding)
+    for N, C, K, H, W, padding in (
+        (1, 1, 1, 4, 4, 0),
+        (1, 2, 3, 2, 1, 2),
+        (2, 3, 1, 5, 6, 1),
+        (2, 2, 17, 7, 10, 1),
+        (1, 17, 5, 9, 31, ((3, 1), (0, 6))),
+        (3, 4, 33, 13, 30, (5, 2)),
+        (1, 70, 50, 5, 8, 1),  # chunks of channels
+        (1, 150, 130, 12, 14, 1),  # transformed weights made in pieces
+        (2, 40, 33, 31, 50, 1),  # super-blocks
+    )
+]
 LARGE_KERNELS = [  # filters as lanes in all passes, rows of taps that lie outside of the image
     Case((2, 24, 9, 8), 40, (5, 5), padding=2),
     Case((2, 33, 9, 9), 20, (5, 5)),
@@ -157,10 +171,10 @@ APART = [  # strides and dilations that copies take out
     Case((2, 3, 9, 40), 6, (3, 5), stride=(1, 2), padding=(1, 2)),
 ]
 ALL = AROUND_THE_TILES + DEEP + STRIDED + ROWS + ONE_TAP + OTHERS
-ALL += FIVE_BY_FIVE + LARGE_KERNELS + APART
+ALL += FIVE_BY_FIVE + FOUR_BY_FOUR + LARGE_KERNELS + APART
 FEW = [AROUND_THE_TILES[i] for i in (0, 7, 9, 11, 18)]
 FEW += [DEEP[0], STRIDED[7], STRIDED[10], ROWS[3], ONE_TAP[0], OTHERS[0], OTHERS[3]]
-FEW += FIVE_BY_FIVE[1::4] + LARGE_KERNELS[::3]
+FEW += FIVE_BY_FIVE[1::4] + FOUR_BY_FOUR[3:6:2] + LARGE_KERNELS[::3]
 MANY_CHANNELS = [  # and few tiles: weights are prepared in the form that takes less memory
     Case((1, 350, 3, 4), 348, (3, 3), padding=1),
     Case((1, 349, 6, 7), 353, (3, 3), padding=1),
@@ -309,7 +323,9 @@ def test_errors_on_adverse_numbers(isa, dtype, case, kind):
 
 
 @pytest.mark.parametrize(
-    "case", AROUND_THE_TILES[::4] + DEEP[2:3] + STRIDED[::3] + FIVE_BY_FIVE[::2], ids=str
+    "case",
+    AROUND_THE_TILES[::4] + DEEP[2:3] + STRIDED[::3] + FIVE_BY_FIVE[::2] + FOUR_BY_FOUR[::2],
+    ids=str,
 )
 def test_the_bound_of_winograd(dtype, case):
     """The matrices of tests/reference.py are Winograd's, and its sum of absolute values is at

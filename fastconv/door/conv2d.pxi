@@ -90,8 +90,8 @@ cdef int64_t check_groups(object groups, int64_t channels, int64_t filters, int6
 
 ALGORITHMS = ("auto", "gemm", "winograd", "direct", "depthwise")  # in the order of fc_algorithm
 cdef dict WANTED_BY = {
-    "winograd": "a 3x3 kernel with stride 1 or 2 both ways, a 5x5 one with stride 1 or a 7x7 one with stride 2, and dilation 1 "
-                "and one group",
+    "winograd": "a 3x3 kernel with stride 1 or 2 both ways, a 5x5 one with stride 1 or a 4x4 or 7x7 one with stride 2, and "
+                "dilation 1 and one group",
     "direct": "one group, not too many channels, and for the gradient of x stride 1 and dilation 1",
     "depthwise": "groups equal to both channel counts",
 }
@@ -333,14 +333,14 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
     ValueError for shapes and values.
 
     algorithm: "auto" takes what conv2d_plan counts the fewest cycles for; "gemm", "direct" (without packing) and "depthwise"
-    compute the sum above, "winograd" (3x3 of stride 1 or 2, 5x5 of stride 1, 7x7 of stride 2) another, of larger error. With n =
-    C/groups R S + 1 terms
+    compute the sum above, "winograd" (3x3 of stride 1 or 2, 5x5 of stride 1, 4x4 and 7x7 of stride 2) another, of larger error.
+    With n = C/groups R S + 1 terms
 
         gemm, direct, depthwise:  |error| <= n eps (|b| + sum |x| |w|)
         winograd:                 |error| <= 79 (C + 29) eps sum_c max |x[patch,c]| sum_{r,s} |w[k,c,r,s]| + eps |b|
 
     where patch is the 6x6 pixels (stride 2: 9x9) from which a tile of 4x4 outputs is made: a huge x perturbs all outputs
-    of its tiles. For 5x5, the tiles are of 2x2 outputs. For 7x7, 7 C stands for C, they are of 1x4, and the patch is of 7x13 pixels.
+    of its tiles. For 4x4 and 5x5, the tiles are of 2x2 outputs. For 7x7, 7 C stands for C, they are of 1x4, and the patch is of 7x13 pixels.
     Typical errors are far smaller, Winograd's 2 to 5 times gemm's: docs/accuracy.md. What is not finite is computed by
     gemm. algorithm="gemm", or FASTCONV_ALGORITHM=gemm in the environment, turns Winograd off; float64 takes it only when asked to.
     Sources: implicit im2col, Chetlur et al., arXiv 1410.0759; Winograd's F(4x4, 3x3), Lavin & Gray, arXiv 1509.09308.
@@ -504,7 +504,7 @@ def conv2d_backward_weight(dy, x, kernel_size, stride=1, padding=0, dilation=1, 
     indices, y, and gradients of a pool: as in conv2d_backward_input.
 
     algorithm as in conv2d_forward. With n = N P Q terms, and t the T = N ceil(P/4) ceil(Q/4) tiles of 4x4 pixels of dy
-    (3x3 of stride 2: 16 T in the place of T; 5x5: T = N ceil(P/2) ceil(Q/2) tiles of 2x2; 7x7: T = N P ceil(Q/4) tiles of 1x4)
+    (3x3 of stride 2: 16 T in the place of T; 4x4 and 5x5: T = N ceil(P/2) ceil(Q/2) tiles of 2x2; 7x7: T = N P ceil(Q/4) of 1x4)
 
         gemm, direct, depthwise:  |error of dw| <= n eps sum |dy| |x|,  and always  |error of db| <= n eps sum |dy|
         winograd:                 |error of dw| <= 79 (T + 28) eps sum_t max |x[patch t,c]| sum_{p,q in t} |dy[k,p,q]|
