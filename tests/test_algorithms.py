@@ -620,8 +620,15 @@ def test_fields_of_a_plan(isa, dtype, case):
                 run(case, which, arrays, name)
 
 
-def test_large_3x3_takes_winograd_in_float32_alone(isa):
-    case = Case((1, 64, 28, 28), 64, (3, 3), padding=1)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((1, 64, 28, 28), 64, (3, 3), padding=1),
+        Case((4, 64, 28, 28), 64, (4, 4), stride=2, padding=1),
+    ],
+    ids=str,
+)
+def test_many_channels_take_winograd_in_float32_alone(isa, case):
     for which in PASSES:
         assert plan(case, which, "float32").algorithm == "winograd"
         found = plan(case, which, "float64")
