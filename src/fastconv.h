@@ -142,7 +142,7 @@ int fc_get_num_threads(void);
 
 /* Scratch memory of the calling thread, 64-byte aligned, kept from call to call; NULL when there is none.
  * FC_SCRATCH_CALL belongs to the kernel that was called, FC_SCRATCH_TASK to the task that runs, FC_SCRATCH_PART to a task
- * that runs other tasks by itself, FC_SCRATCH_CHAIN to the chain whose kernels run. */
+ * whose parts, or other tasks that it runs by itself, take that of the task, FC_SCRATCH_CHAIN to the chain whose kernels run. */
 enum { FC_SCRATCH_CALL, FC_SCRATCH_TASK, FC_SCRATCH_PART, FC_SCRATCH_CHAIN, FC_SCRATCH_COUNT };
 void *fc_scratch(int slot, size_t bytes);
 

@@ -52,6 +52,11 @@ CASES = [
     ((1, 2, 5, 67), 2, None, 0, 1, True),
     ((1, 1, 21, 49), 3, 2, 1, 1, False),  # many rows, whose last windows are beside the image
     ((2, 2, 19, 11), 5, 1, 2, 1, False),
+    ((1, 4, 2, 8), (1, 7), (1, 5), (0, 3), 1, True),  # two short rows that make more than one block
+    ((1, 4, 2, 4), (1, 4), (1, 5), (0, 2), 1, True),
+    ((3, 17, 3, 6), (3, 7), 2, (0, 1), 1, False),  # one window, which begins before the plane
+    ((1, 1, 1, 1), 2, 2, 0, 1, True),
+    ((1, 2, 9, 31), (3, 9), (2, 11), (1, 4), 1, True),
     ((1, 2, 37, 20), (5, 3), (1, 2), (2, 1), 1, True),
 ]
 NAN, INF = np.nan, np.inf
@@ -284,6 +289,16 @@ def test_averages_of_nan_and_infinities(isa, dtype, rng, k, s, p):
         dy[:, :, -1, -1] = value
         expected = ref.avg_pool2d_backward(dy, (7, 19), k, s, p)
         check(kernels.avg_pool2d_backward(dy, (7, 19), k, s, p), expected)
+
+
+def test_averages_take_little_memory_whatever_the_stride(isa, dtype, rng):
+    """What lies between windows is not kept: with 16 lines of it, there would be no memory."""
+    x = integers(rng, (2, 1, 4, 4), dtype)
+    for stride in ((2, 2**30), (2**30, 2), 2**30):
+        check(kernels.avg_pool2d_forward(x, 2, stride), ref.avg_pool2d_forward(x, 2, stride))
+        dy = integers(rng, ref.avg_pool2d_forward(x, 2, stride).shape, dtype)
+        expected = ref.avg_pool2d_backward(dy, (4, 4), 2, stride)
+        check(kernels.avg_pool2d_backward(dy, (4, 4), 2, stride), expected)
 
 
 @pytest.mark.parametrize("awkward", AWKWARD)

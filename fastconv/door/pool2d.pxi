@@ -16,9 +16,9 @@ cdef int set_pool(geometry *g, object kernel_size, object stride, object padding
 cdef int set_pool_of(geometry *g, object kernel_size, object stride, object padding, object dilation) except -1:
     """The windows whose outputs are g.P x g.Q, with ceil_mode or without."""
     cdef int64_t P = g.P, Q = g.Q
-    set_pool(g, kernel_size, stride, padding, dilation, False)
+    set_pool(g, kernel_size, stride, padding, dilation, True)  # which refuses less
     if g.P != P or g.Q != Q:
-        set_pool(g, kernel_size, stride, padding, dilation, True)
+        set_pool(g, kernel_size, stride, padding, dilation, False)
     if g.P != P or g.Q != Q:
         raise ValueError(f"dy has windows {(P, Q)}, but such windows on {(g.H, g.W)} pixels would be {(g.P, g.Q)}")
     return 0
