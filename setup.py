@@ -74,6 +74,9 @@ def compiler_flags():
             + ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
             ["-fsanitize=address,undefined"],
         )
+    # Loops begin cache lines: else what one template grows by moves the loops of another, which was
+    # up to 14 % slower on a core that another thread shares.
+    flags += ["-falign-functions=64", "-falign-loops=64"]
     return [*flags, "-g0"], []  # debugging information would be most of a wheel
 
 
