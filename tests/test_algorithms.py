@@ -27,9 +27,9 @@ from fastconv import kernels
 PASSES = ("forward", "backward_input", "backward_weight")
 
 
-def table(*rows, stride=1):
+def table(*rows, kernel=3, stride=1):
     return [
-        Case((N, C, H, W), K, (3, 3), stride=stride, padding=padding)
+        Case((N, C, H, W), K, (kernel, kernel), stride=stride, padding=padding)
         for N, C, K, H, W, padding in rows
     ]
 
@@ -93,19 +93,18 @@ STRIDED = table(
     (1, 3, 5, 3, 130, 1),  # more tiles in a row than are gathered together
     stride=2,
 )
-ROWS = [
-    Case((N, C, H, W), K, (7, 7), stride=2, padding=padding)
-    for N, C, K, H, W, padding in (
-        (1, 1, 1, 1, 1, 3),
-        (1, 1, 2, 7, 7, 0),
-        (2, 3, 17, 9, 24, 3),
-        (1, 2, 16, 40, 17, ((5, 0), (1, 9))),
-        (1, 3, 33, 33, 40, 3),  # bands, panels of filters
-        (3, 5, 4, 20, 33, (9, 11)),
-        (1, 1, 3, 8, 150, (0, 2)),
-        (1, 2, 70, 40, 300, (2, 3)),  # of dx: segments of rows, and two chunks of filters
-    )
-]
+ROWS = table(
+    (1, 1, 1, 1, 1, 3),
+    (1, 1, 2, 7, 7, 0),
+    (2, 3, 17, 9, 24, 3),
+    (1, 2, 16, 40, 17, ((5, 0), (1, 9))),
+    (1, 3, 33, 33, 40, 3),  # bands, panels of filters
+    (3, 5, 4, 20, 33, (9, 11)),
+    (1, 1, 3, 8, 150, (0, 2)),
+    (1, 2, 70, 40, 300, (2, 3)),  # of dx: segments of rows, and two chunks of filters
+    kernel=7,
+    stride=2,
+)
 ONE_TAP = [
     Case((N, C, H, W), K, (1, 1), stride=stride, padding=padding)
     for N, C, K, H, W, stride, padding in (
@@ -128,33 +127,30 @@ OTHERS = [
     Case((1, 17, 13, 19), 17, (5, 5), padding=2, groups=17),
     Case((2, 6, 8, 9), 4, (3, 3), padding=1, groups=2),
 ]
-FIVE_BY_FIVE = [
-    Case((N, C, H, W), K, (5, 5), padding=padding)
-    for N, C, K, H, W, padding in (
-        (1, 2, 3, 5, 5, 0),
-        (2, 2, 3, 4, 3, 2),
-        (2, 3, 17, 6, 9, 2),
-        (1, 17, 4, 8, 31, ((3, 1), (0, 6))),
-        (3, 5, 33, 13, 30, (5, 2)),
-        (1, 70, 50, 3, 4, 2),  # chunks of channels
-        (1, 150, 130, 9, 10, 2),  # transformed weights made in pieces
-        (2, 40, 33, 20, 31, 1),  # super-blocks
-    )
-]
-FOUR_BY_FOUR = [
-    Case((N, C, H, W), K, (4, 4), stride=2, padding=padding)
-    for N, C, K, H, W, padding in (
-        (1, 1, 1, 4, 4, 0),
-        (1, 2, 3, 2, 1, 2),
-        (2, 3, 1, 5, 6, 1),
-        (2, 2, 17, 7, 10, 1),
-        (1, 17, 20, 9, 31, ((3, 1), (0, 6))),
-        (3, 4, 33, 13, 30, (5, 2)),
-        (1, 70, 50, 5, 8, 1),  # chunks of channels
-        (1, 150, 130, 12, 14, 1),  # transformed weights made in pieces
-        (2, 40, 33, 31, 50, 1),  # super-blocks
-    )
-]
+FIVE_BY_FIVE = table(
+    (1, 2, 3, 5, 5, 0),
+    (2, 2, 3, 4, 3, 2),
+    (2, 3, 17, 6, 9, 2),
+    (1, 17, 4, 8, 31, ((3, 1), (0, 6))),
+    (3, 5, 33, 13, 30, (5, 2)),
+    (1, 70, 50, 3, 4, 2),  # chunks of channels
+    (1, 150, 130, 9, 10, 2),  # transformed weights made in pieces
+    (2, 40, 33, 20, 31, 1),  # super-blocks
+    kernel=5,
+)
+FOUR_BY_FOUR = table(
+    (1, 1, 1, 4, 4, 0),
+    (1, 2, 3, 2, 1, 2),
+    (2, 3, 1, 5, 6, 1),
+    (2, 2, 17, 7, 10, 1),
+    (1, 17, 20, 9, 31, ((3, 1), (0, 6))),
+    (3, 4, 33, 13, 30, (5, 2)),
+    (1, 70, 50, 5, 8, 1),  # chunks of channels
+    (1, 150, 130, 12, 14, 1),  # transformed weights made in pieces
+    (2, 40, 33, 31, 50, 1),  # super-blocks
+    kernel=4,
+    stride=2,
+)
 LARGE_KERNELS = [  # filters as lanes in all passes, rows of taps that lie outside of the image
     Case((2, 24, 9, 8), 40, (5, 5), padding=2),
     Case((2, 33, 9, 9), 20, (5, 5)),
