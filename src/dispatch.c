@@ -1,7 +1,10 @@
-/* Chooses the row of kernels: one table for each instruction set, the best that this processor runs, or a named one. Knows the
- * processor's L2 cache. */
+/* Chooses the row of kernels: one table for each instruction set, the best that this processor runs, or a named one. Knows what
+ * else kernels ask about the processor. */
 #include "fastconv.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <string.h>
 #include <unistd.h>
 
@@ -90,4 +93,22 @@ int64_t fc_l2_bytes(void) {
         bytes = found > 0 ? found : 1 << 20;
     }
     return bytes;
+}
+
+/* Servers of Intel and AMD's from Zen 5 on (family 1Ah), as far as they have vectors of 64 bytes. */
+int fc_starts_two(void) {
+    static _Atomic(int) known; /* 1: no, 2: yes */
+    if (!known) {
+        int two = 0;
+#if defined(__x86_64__)
+        unsigned a, b, c, d;
+        __builtin_cpu_init();
+        __cpuid(1, a, b, c, d);
+        const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
+        two = __builtin_cpu_supports("avx512f") &&
+              (__builtin_cpu_is("intel") || (__builtin_cpu_is("amd") && family >= 0x1A));
+#endif
+        known = 1 + two;
+    }
+    return known == 2;
 }

@@ -83,6 +83,8 @@ const char *fc_current_isa(void);
 int fc_run(fc_dtype dtype, fc_kernel_id id, const void *args);
 /* Of a core's L2 cache; 1 MiB where nobody knows. No bit of a result may depend on it. */
 int64_t fc_l2_bytes(void);
+/* Whether two multiply-adds of 64 bytes start in a cycle, not one. Which algorithm a convolution takes may depend on it. */
+int fc_starts_two(void);
 
 /* ---- recorded calls (replay.c) ------------------------------------------------------------------- */
 

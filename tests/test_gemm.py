@@ -35,7 +35,8 @@ def test_depths(isa, dtype, rng, m, n):
 
 
 @pytest.mark.parametrize(
-    "m,n,k", [(500, 7, 3), (3, 1100, 4), (197, 321, 2), (35, 700, 9), (130, 70, 400)]
+    "m,n,k",
+    [(500, 7, 3), (3, 1100, 4), (197, 321, 2), (35, 700, 9), (130, 70, 400), (35, 1024, 200)],
 )
 def test_blocks_are_exact_on_integers(isa, dtype, rng, m, n, k):
     a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
