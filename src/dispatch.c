@@ -95,7 +95,7 @@ int64_t fc_l2_bytes(void) {
     return bytes;
 }
 
-/* Servers of Intel and AMD's from Zen 5 on (family 1Ah), as far as they have vectors of 64 bytes. */
+/* Of processors with AVX-512: Intel's, whose servers nearly all do, and AMD's from Zen 5 on (family 1Ah). */
 int fc_starts_two(void) {
     static _Atomic(int) known; /* 1: no, 2: yes */
     if (!known) {
