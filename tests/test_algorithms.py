@@ -62,9 +62,11 @@ DEEP = table(
     (1, 64, 64, 18, 17, 1),
     (1, 130, 3, 7, 6, 0),
     (1, 160, 160, 8, 9, 1),  # transformed weights beyond the workspace: made in pieces
-    (1, 130, 100, 7, 7, 1),  # four tiles: each point of the weights used at once
-    (1, 20, 37, 3, 14, (1, 1)),
+    (1, 130, 100, 7, 7, 1),  # one, two or four tiles: each point of the weights used at once
+    (1, 20, 37, 3, 14, 1),
     (4, 33, 18, 4, 3, 1),
+    (2, 18, 49, 3, 4, 1),
+    (1, 66, 33, 4, 4, 1),
     (1, 130, 100, 26, 50, 1),  # of the weight gradient: groups of channels and filters
     (
         3,
