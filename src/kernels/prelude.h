@@ -20,7 +20,8 @@
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
-/* Keep a vector in its register, as it is: the compiler would load it again for each use, or merge what made it with its uses. */
+/* Keep a vector in its register, as it is: the compiler would load it again for each use, or merge what made it with what
+ * uses it. */
 #if defined(__x86_64__)
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
 #else
