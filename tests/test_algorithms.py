@@ -566,6 +566,17 @@ def test_winograd_does_not_know_where_a_tile_is(isa, dtype, case):
     check_bits(run(case, "forward", (x, w[:2], b[:2]), "winograd"), y[:, :2].copy())
 
 
+def test_winograd_does_not_know_what_is_summed_with_it(isa, dtype):
+    """Of so many channels, and weights whose points are not stored, several panels of filters are summed together
+    where L2 does not hold the points of all tiles; of few images it does."""
+    for which, channels, filters in (("forward", 704, 100), ("backward_input", 100, 704)):
+        case = Case((24, channels, 4, 4), filters, (3, 3), padding=(1, 1))
+        few = Case((3, channels, 4, 4), filters, (3, 3), padding=(1, 1))
+        images, *others = operands(case, which, *draw(case, dtype))
+        result = run(case, which, (images, *others), "winograd")
+        check_bits(run(few, which, (images[21:], *others), "winograd"), result[21:])
+
+
 @few_cases
 def test_channels_add_up(isa, dtype, rng, case):
     """The sum over two halves of the channels is the whole: exact but for Winograd."""
