@@ -50,6 +50,17 @@ def train(eager, replayed, data):
         assert bits(eager.step(x, y)) == bits(replayed.step(x, y))
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "adam" not in name])
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 37])
+@pytest.mark.parametrize("out", [1, 3, 4, 9])
+def test_a_step_beside_a_gradient_of_any_size(name, width, out):
+    rng = np.random.default_rng(width)
+    net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, out))
+    eager, replayed = twins(net, OPTIMIZERS[name], nn.MSELoss())
+    train(eager, replayed, [(vector(rng, 1, 4), vector(rng, 1, out)) for _ in range(6)])
+    assert left(replayed.net) == ["2.weight"]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_is_computed_when_somebody_looks(name):
     eager, replayed, data = pair(OPTIMIZERS[name])

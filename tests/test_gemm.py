@@ -61,6 +61,29 @@ def test_transposes(isa, dtype, rng, transpose_a, transpose_b, m, n, k):
     check(y, ref.gemm(a, b), bound(a, b, k))
 
 
+def laid_out(array, order):
+    """Its copy by rows, by columns, upside down, or with gaps on both axes."""
+    if order == "upside down":
+        return array[::-1].copy()[::-1]
+    if order == "gaps":
+        wide = np.full((2 * array.shape[0], 3 * array.shape[1]), np.nan, array.dtype)
+        wide[::2, ::3] = array
+        return wide[::2, ::3]
+    return np.array(array, order=order)
+
+
+@pytest.mark.parametrize(
+    "orders", [*itertools.product(("C", "F", "upside down", "gaps"), repeat=2)]
+)
+def test_few_rows_and_few_columns(isa, dtype, rng, orders):
+    """Dot products of rows that lie along k, and rows added up: without a packed panel."""
+    for few, many, k in [(1, 1, 70), (1, 37, 1), (2, 9, 33), (3, 38, 130), (4, 5, 8)]:
+        for m, n in [(few, many), (many, few)]:
+            a, b = normal(rng, (m, k), dtype), normal(rng, (k, n), dtype)
+            y = kernels.gemm(laid_out(a, orders[0]), laid_out(b, orders[1]), alpha=-0.5)
+            check(y, ref.gemm(a, b, None, -0.5, 0.0), bound(a, b, k, -0.5), (m, n, k))
+
+
 @pytest.mark.parametrize("alpha,beta", [(1, 1), (-1.5, 0), (2, 0.5), (0, 3), (0, 0), (1, -1)])
 @pytest.mark.parametrize("m,n,k", [(5, 7, 3), (15, 33, 300), (3, 2, 0)])
 def test_alpha_and_beta(isa, dtype, rng, alpha, beta, m, n, k):
