@@ -47,6 +47,7 @@ def test_blocks_are_exact_on_integers(isa, dtype, rng, m, n, k):
 def test_empty(isa, dtype, m, n, k):
     a, b, c = np.ones((m, k), dtype), np.ones((k, n), dtype), np.ones((m, n), dtype)
     check(kernels.gemm(a, b), np.zeros((m, n)))
+    check(kernels.gemm(np.asfortranarray(a), np.asfortranarray(b)), np.zeros((m, n)))
     check(kernels.gemm(a, b, c, beta=2.0), ref.gemm(a, b, c, 1.0, 2.0))
 
 
