@@ -248,7 +248,7 @@ FIVE_BY_FIVE = Winograd(  # F(2x2, 5x5): the same points
 )
 
 # Stride 2: F(4, 2) with the points +-1, +-1/2 and infinity for the even pixels, which see the outer
-# taps; the odd ones see the middle tap.
+# taps; the odd ones see the middle tap, which is the same with a second tap of 0, and without infinity.
 FIVE_TO = np.array(
     [
         [-1 / 4, -1 / 4, 1, 1, 0],
@@ -267,12 +267,13 @@ FIVE_FROM = np.array(
 def strided():
     """Of y from x, where they add up; and of dx from dy, where the odd pixels come first."""
     weights, forward, back = np.zeros((9, 3)), np.zeros((9, 9)), np.zeros((9, 5))
+    of_one_tap = FIVE_WEIGHTS[:4, 0]  # goes into the pixels' points: the tap itself is all weights
     weights[:5, ::2], weights[5:, 1] = FIVE_WEIGHTS, 1
-    forward[:5, ::2], forward[5:, 1::2] = FIVE_TO, np.eye(4)
-    back[:5], back[5:, :4] = FIVE_TO, np.eye(4)
+    forward[:5, ::2], forward[5:, 1::2] = FIVE_TO, of_one_tap[:, None] * FIVE_TO[:4, :4]
+    back[:5], back[5:] = FIVE_TO, FIVE_TO[:4]
     apart = np.zeros((8, 9))
-    apart[::2, 5:], apart[1::2, :5] = np.eye(4), FIVE_FROM
-    together = np.hstack([FIVE_FROM, np.eye(4)])
+    apart[::2, 5:], apart[1::2, :5] = FIVE_FROM[:, :4] * of_one_tap, FIVE_FROM
+    together = np.hstack([FIVE_FROM, FIVE_FROM[:, :4]])
     return Winograd(forward, weights, together, 8), Winograd(back, weights, apart, 4)
 
 
@@ -300,7 +301,7 @@ FOUR_BY_FOUR, FOUR_BY_FOUR_INPUT = four_by_four()
 
 
 # 7x7 of stride 2, along the rows alone: F(4, 4) with the points +-1/2, +-1, +-2 and infinity for the
-# even pixels; F(4, 3) as above for the odd ones.
+# even pixels; for the odd ones the same with a fourth tap of 0, and without infinity; or, for dx, F(4, 3) as above.
 SEVEN_TO = np.array(
     [
         [2, 4, -2.5, -5, 0.5, 1, 0],
@@ -338,9 +339,9 @@ SEVEN_FROM = np.array(
 
 def along_rows():
     to_points, weights = np.zeros((13, 13)), np.zeros((13, 7))
-    to_points[:7, ::2], to_points[7:, 1::2] = SEVEN_TO, DENSE.to_points
-    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, DENSE.weights
-    return Winograd(to_points, weights, np.hstack([SEVEN_FROM, DENSE.from_points]), 8)
+    to_points[:7, ::2], to_points[7:, 1::2] = SEVEN_TO, SEVEN_TO[:6, :6]
+    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, SEVEN_WEIGHTS[:6, :3]
+    return Winograd(to_points, weights, np.hstack([SEVEN_FROM, SEVEN_FROM[:, :6]]), 8)
 
 
 ROWS = along_rows()
@@ -360,7 +361,7 @@ def row_points(x, padding, size, of):
 
 
 def winograd_rows_forward(x, w, padding, size, of=np.abs):
-    """A'[sum_{c,r} (G w) * (B' x)] with `of` applied to all that enters: times (7 C + 29) eps / 2."""
+    """A'[sum_{c,r} (G w) * (B' x)] with `of` applied to all that enters: times (14 C + 29) eps / 2."""
     u = of(np.float64(w)) @ of(ROWS.weights).T
     m = np.einsum("ncprti,kcri->nkpti", row_points(x, padding, size, of), u, optimize=True)
     y = m @ of(ROWS.from_points).T
@@ -392,7 +393,9 @@ def winograd_rows_backward_input(dy, w, padding, size, of=np.abs):
     if begin < end:
         padded[..., begin:end] = dy[..., first + begin : first + end]
     patches = np.lib.stride_tricks.sliding_window_view(padded, 7, 3)[..., ::4, :]
-    d, u = of(patches) @ of(to_points).T, of(np.float64(w[..., ::-1])) @ of(ROWS.weights).T
+    weights = np.zeros((13, 7))
+    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, DENSE.weights
+    d, u = of(patches) @ of(to_points).T, of(np.float64(w[..., ::-1])) @ of(weights).T
     rows = np.zeros((N, w.shape[1], max(2 * P + 5, top + H), tiles, 13))
     for r in range(7):
         rows[:, :, r : r + 2 * P : 2] += np.einsum("nkpti,kci->ncpti", d, u[:, :, r], optimize=True)
@@ -446,7 +449,8 @@ def winograd_form(kernel, stride):
 def winograd_forward(x, w, padding, size, of=np.abs, stride=1):
     """A'[sum_c (G w G') * (B' x B)]A with `of` applied to all that enters. padding: top, left.
 
-    With abs, this times (C + 29) eps / 2 bounds the error of y. With np.asarray it is y itself.
+    With abs, this times (C + 29) eps / 2 bounds the error of y; with stride 2, (2 C + 29) eps / 2, for sums go over
+    the points of even and of odd pixels. With np.asarray it is y itself.
     """
     first = [-pad for pad in padding]
     return winograd_result(winograd_form(w.shape[2], stride), x, w, first, size, of)
@@ -501,8 +505,9 @@ def winograd_bound(which, arrays, kernel, padding, stride, size, eps):
     x, w, b = arrays
     terms, bias = w.shape[1], np.abs(np.reshape(b, (-1, 1, 1)))
     if kernel == 7:
-        terms, sums = 7 * terms, winograd_rows_forward(x, w, padding, size[1])
+        terms, sums = 14 * terms, winograd_rows_forward(x, w, padding, size[1])
     else:
+        terms *= 2 if stride == 2 else 1
         sums = winograd_forward(x, w, padding, size[1], stride=stride)
     return (terms + 29) * eps / 2 * (sums + bias)
 

@@ -340,7 +340,8 @@ def conv2d_forward(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, *, o
         winograd:                 |error| <= 79 (C + 29) eps sum_c max |x[patch,c]| sum_{r,s} |w[k,c,r,s]| + eps |b|
 
     where patch is the 6x6 pixels (3x3 of stride 2: 9x9) from which a tile of 4x4 outputs is made: a huge x perturbs all outputs
-    of its tiles. For 4x4 and 5x5, the tiles are of 2x2 outputs. For 7x7, 7 C stands for C, they are of 1x4, and the patch is of 7x13 pixels.
+    of its tiles. For 3x3 of stride 2, 2 C stands for C. For 4x4 and 5x5, the tiles are of 2x2 outputs. For 7x7, 14 C stands for C, they
+    are of 1x4, and the patch is of 7x13 pixels.
     Typical errors are far smaller, Winograd's 2 to 5 times gemm's: docs/accuracy.md. What is not finite is computed by
     gemm. algorithm="gemm", or FASTCONV_ALGORITHM=gemm in the environment, turns Winograd off; float64 takes it only when asked to.
     Sources: implicit im2col, Chetlur et al., arXiv 1410.0759; Winograd's F(4x4, 3x3), Lavin & Gray, arXiv 1509.09308.
