@@ -27,6 +27,13 @@
 #else
 #define IN_REGISTER(v) ((void)0)
 #endif
+/* A product that is rounded before it is added: Clang makes it part of a multiply-add where it is used once, not where it is
+ * used twice; GCC in all of its uses or in none. Bits must not depend on where else a template uses it. */
+#if defined(__clang__)
+#define ROUNDED(v) IN_REGISTER(v)
+#else
+#define ROUNDED(v) ((void)0)
+#endif
 /* Keep an address as it is: the compiler would make one of its own for each use. */
 #define AS_IT_IS(address) __asm__("" : "+r"(address))
 #define IVDEP _Pragma("GCC ivdep") /* iterations touch different elements; a result may replace its own operand */
