@@ -198,6 +198,13 @@ class Winograd(NamedTuple):
     advance: int
 
 
+def by_turns(even, odd):
+    """One above the other; the columns of `even` have even numbers."""
+    both = np.zeros((len(even) + len(odd), even.shape[1] + odd.shape[1]))
+    both[: len(even), ::2], both[len(even) :, 1::2] = even, odd
+    return both
+
+
 A = math.sqrt(0.5)
 DENSE = Winograd(  # the points are 0, +-a, +-1/a and infinity
     np.array(
@@ -266,11 +273,10 @@ FIVE_FROM = np.array(
 
 def strided():
     """Of y from x, where they add up; and of dx from dy, where the odd pixels come first."""
-    weights, forward, back = np.zeros((9, 3)), np.zeros((9, 9)), np.zeros((9, 5))
     of_one_tap = FIVE_WEIGHTS[:4, 0]  # goes into the pixels' points: the tap itself is all weights
-    weights[:5, ::2], weights[5:, 1] = FIVE_WEIGHTS, 1
-    forward[:5, ::2], forward[5:, 1::2] = FIVE_TO, of_one_tap[:, None] * FIVE_TO[:4, :4]
-    back[:5], back[5:] = FIVE_TO, FIVE_TO[:4]
+    weights = by_turns(FIVE_WEIGHTS, np.ones((4, 1)))
+    forward = by_turns(FIVE_TO, of_one_tap[:, None] * FIVE_TO[:4, :4])
+    back = np.vstack([FIVE_TO, FIVE_TO[:4]])
     apart = np.zeros((8, 9))
     apart[::2, 5:], apart[1::2, :5] = FIVE_FROM[:, :4] * of_one_tap, FIVE_FROM
     together = np.hstack([FIVE_FROM, FIVE_FROM[:, :4]])
@@ -287,12 +293,9 @@ def four_by_four():
     """
     to, taps = np.array([[1, -1, 0], [0, 1, 0], [0, 1, -1]]), np.array([[1, 0], [1, 1], [0, 1]])
     values = np.array([[1, 1, 0], [0, 1, -1]])
-    weights, forward, back = np.zeros((6, 4)), np.zeros((6, 6)), np.zeros((6, 4))
-    apart = np.zeros((4, 6))
-    for odd in range(2):
-        half = slice(3 * odd, 3 * odd + 3)
-        weights[half, odd::2], forward[half, odd::2] = taps, to
-        back[half, odd : odd + 3], apart[odd::2, half] = to, values
+    weights, forward, apart = by_turns(taps, taps), by_turns(to, to), by_turns(values.T, values.T).T
+    back = np.zeros((6, 4))
+    back[:3, :3], back[3:, 1:] = to, to
     together = np.hstack([values, values])
     return Winograd(forward, weights, together, 4), Winograd(back, weights, apart, 2)
 
@@ -337,14 +340,12 @@ SEVEN_FROM = np.array(
 )
 
 
-def along_rows():
-    to_points, weights = np.zeros((13, 13)), np.zeros((13, 7))
-    to_points[:7, ::2], to_points[7:, 1::2] = SEVEN_TO, SEVEN_TO[:6, :6]
-    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, SEVEN_WEIGHTS[:6, :3]
-    return Winograd(to_points, weights, np.hstack([SEVEN_FROM, SEVEN_FROM[:, :6]]), 8)
-
-
-ROWS = along_rows()
+ROWS = Winograd(
+    by_turns(SEVEN_TO, SEVEN_TO[:6, :6]),
+    by_turns(SEVEN_WEIGHTS, SEVEN_WEIGHTS[:6, :3]),
+    np.hstack([SEVEN_FROM, SEVEN_FROM[:, :6]]),
+    8,
+)
 
 
 def row_points(x, padding, size, of):
@@ -393,8 +394,7 @@ def winograd_rows_backward_input(dy, w, padding, size, of=np.abs):
     if begin < end:
         padded[..., begin:end] = dy[..., first + begin : first + end]
     patches = np.lib.stride_tricks.sliding_window_view(padded, 7, 3)[..., ::4, :]
-    weights = np.zeros((13, 7))
-    weights[:7, ::2], weights[7:, 1::2] = SEVEN_WEIGHTS, DENSE.weights
+    weights = by_turns(SEVEN_WEIGHTS, DENSE.weights)
     d, u = of(patches) @ of(to_points).T, of(np.float64(w[..., ::-1])) @ of(weights).T
     rows = np.zeros((N, w.shape[1], max(2 * P + 5, top + H), tiles, 13))
     for r in range(7):
