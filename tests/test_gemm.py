@@ -53,13 +53,31 @@ def test_empty(isa, dtype, m, n, k):
 
 @pytest.mark.parametrize("transpose_b", [False, True])
 @pytest.mark.parametrize("transpose_a", [False, True])
-@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (5, 7, 3), (15, 33, 9), (29, 17, 300)])
+@pytest.mark.parametrize(
+    "m,n,k",
+    [(1, 1, 1), (5, 7, 3), (15, 33, 9), (29, 17, 300), (100, 50, 37), (197, 330, 41), (80, 83, 16)],
+)
 def test_transposes(isa, dtype, rng, transpose_a, transpose_b, m, n, k):
     a, b = normal(rng, (m, k), dtype), normal(rng, (k, n), dtype)
     given_a = a.T.copy() if transpose_a else a
     given_b = b.T.copy() if transpose_b else b
     y = kernels.gemm(given_a, given_b, transpose_a=transpose_a, transpose_b=transpose_b)
     check(y, ref.gemm(a, b), bound(a, b, k))
+
+
+@pytest.mark.parametrize("m,n,k", [(9, 80, 50), (80, 9, 50), (90, 100, 33)])
+@pytest.mark.parametrize("step", [0, 1, 5, -5, -1])
+def test_rows_that_lie_into_each_other(isa, dtype, rng, m, n, k, step):
+    """Rows of a' and b that begin fewer elements apart than a vector, or a tile, has."""
+
+    def rows(length):
+        numbers = integers(rng, length + abs(step) * k, dtype)
+        start = numbers[max(-step * (k - 1), 0) :]
+        strides = (step * start.itemsize, start.itemsize)
+        return np.lib.stride_tricks.as_strided(start, (k, length), strides, writeable=False)
+
+    a, b = rows(m), rows(n)
+    check(kernels.gemm(a, b, transpose_a=True), ref.gemm(a.T.copy(), b.copy()))
 
 
 def upside_down(a):
