@@ -80,6 +80,17 @@ def test_rows_that_lie_into_each_other(isa, dtype, rng, m, n, k, step):
     check(kernels.gemm(a, b, transpose_a=True), ref.gemm(a.T.copy(), b.copy()))
 
 
+@pytest.mark.parametrize("m,n,k", [(49, 200, 4100), (31, 300, 2100), (49, 512, 8200)])
+def test_threads_leave_what_others_have_packed(isa, dtype, rng, threads, m, n, k):
+    """The last panel of a block of k is narrow: what follows it belongs to the next block, and to another task."""
+    a, b = integers(rng, (k, m), dtype), integers(rng, (k, n), dtype)
+    expected = ref.gemm(a.T.copy(), b)
+    for count in (2, 3, 4):
+        threads(count)
+        check(kernels.gemm(a, b, transpose_a=True), expected)
+        check(kernels.gemm(b, a, transpose_a=True), expected.T)
+
+
 def upside_down(a):
     return a[::-1].copy()[::-1]
 
