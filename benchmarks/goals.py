@@ -215,13 +215,21 @@ BOUNDS_ON_AMD: dict[tuple[str, str | None], str] = {
     ),
 }
 
+
+def forward_and_input(layers):
+    """Of 3×3 layers: what bounds the forward pass bounds the gradient of the input, which is the same work."""
+    forward = {("3×3 stride 1, forward", layer): why for layer, why in layers.items()}
+    back = {
+        ("3×3 stride 1, backward", f"{layer}, backward-input"): why for layer, why in layers.items()
+    }
+    return forward | back
+
+
 # Intel: two multiply-adds of 64 bytes in a cycle. No core was seen to read more than 22 GB/s from the L3 cache, in
 # several streams, or to copy more than 12 GB/s there.
 BOUNDS_ON_INTEL: dict[tuple[str, str | None], str] = {
-    **{
-        ("3×3 stride 1, " + group, layer + suffix): why
-        for group, suffix in (("forward", ""), ("backward", ", backward-input"))
-        for layer, why in {
+    **forward_and_input(
+        {
             "256→256 3×3 on 14²": (
                 "products take 0.43 ms at the peak (14² being 16² in tiles of 4²), turning and transforming "
                 "0.6 million weights 0.2 ms"
@@ -231,8 +239,8 @@ BOUNDS_ON_INTEL: dict[tuple[str, str | None], str] = {
                 "take 0.43 ms at the peak"
             ),
             "64→64 3×3 on 224²": "products take 5.3 ms at the peak, copying x to y 1.1 ms",
-        }.items()
-    },
+        }
+    ),
     ("Depthwise 3×3, forward", "depthwise 144 3×3 on 56²"): "copying x to y takes 0.13 ms",
     (
         "Depthwise 3×3, backward",
@@ -252,10 +260,8 @@ BOUNDS_ON_INTEL: dict[tuple[str, str | None], str] = {
 # AMD without AVX-512: two multiply-adds of 32 bytes in a cycle, at some 3 GHz. One core read 50 GB/s from the L3 cache
 # and 13 GB/s from memory, and copied half as much.
 BOUNDS_ON_AMD_AVX2: dict[tuple[str, str | None], str] = {
-    **{
-        ("3×3 stride 1, " + group, layer + suffix): why
-        for group, suffix in (("forward", ""), ("backward", ", backward-input"))
-        for layer, why in {
+    **forward_and_input(
+        {
             "32→64 3×3 on 16², batch 32": (
                 "products take 0.8 ms at the peak, transforming x and y 2.2 million instructions"
             ),
@@ -274,8 +280,8 @@ BOUNDS_ON_AMD_AVX2: dict[tuple[str, str | None], str] = {
             "64→64 3×3 on 224²": (
                 "products take 9.8 ms at the peak, copying x to y 1.5 ms, transforming them 19 million instructions"
             ),
-        }.items()
-    },
+        }
+    ),
     ("1×1, 7×7 and strided, backward", "256→1024 1×1 on 14², backward-input"): (
         "products take 1.1 ms at the peak, packing 8 to 14 % of the time; PyTorch is at 82 % of the peak"
     ),
