@@ -304,18 +304,6 @@ def backward(root, gradient, retain_graph=False):
 # ---- Tensor -----------------------------------------------------------------------------------------
 
 
-def _wrap(array):
-    """A Tensor around an array, unchecked."""
-    tensor = Tensor.__new__(Tensor)
-    tensor._array = array
-    tensor.requires_grad = False
-    tensor.grad = None
-    tensor.grad_fn = None
-    tensor._version = [0, -1, False]
-    tensor._made_at = None
-    return tensor
-
-
 class Tensor:
     """An array, and where it came from.
 
@@ -551,3 +539,13 @@ class Tensor:
             if not name.startswith("__")
             else name
         )
+
+
+#: Tensors that hold no more than an array, and came from nowhere.
+PLAIN = kernels.Plain(
+    Tensor,
+    "_array",
+    {"requires_grad": False, "grad": None, "grad_fn": None, "_made_at": None},
+    {"_version": [0, -1, False]},
+)
+_wrap = PLAIN.make  # a Tensor around an array, unchecked

@@ -1,5 +1,6 @@
 # Types of the door. All floating-point arrays of one call have one dtype, float32 or float64.
 
+from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -80,8 +81,15 @@ class Watch:
     def changed(self) -> str | None: ...
 
 class Plain:
-    def __init__(self, cls: type, slot: str, given: dict[str, Any]) -> None: ...
+    def __init__(
+        self,
+        cls: type,
+        slot: str,
+        given: dict[str, Any],
+        fresh: dict[str, list[Any]] = ...,
+    ) -> None: ...
     def read(self, objects: tuple[Any, ...]) -> list[Any] | None: ...
+    def make(self, value: Any) -> Any: ...
 
 class Replay:
     def __init__(
@@ -102,14 +110,40 @@ class Replay:
     def run(
         self,
         arrays: list[_Array],
-        outputs: list[_Array] | None = None,
-        late: list[tuple[Any, Late]] = ...,
+        outputs: list[_Array] | None,
+        late: list[tuple[Any, Late]],
     ) -> list[_Array]: ...
     def nanoseconds(self) -> list[float]: ...
 
 class Late:
     def __init__(self, replay: Replay, number: int, tensor: Any) -> None: ...
     def look(self, tensor: Any) -> _Array: ...
+
+class QuickPlan:
+    constants: Any
+    mode: Any
+    grad_enabled: bool
+    build: Callable[[list[Any], tuple[Any, ...]], Any]
+    reached: frozenset[int]
+    watch: Watch
+    numbers: Watch | None
+    replay: Replay
+    plain: Plain
+    weights: list[Any]
+    late: list[tuple[Any, Late]]
+    makers: list[tuple[int, Any, Any, int, bool]]
+    gradients: list[tuple[Any, int]]
+    written_inputs: list[int]
+    replayed: list[bool]
+    def fits(self, arrays: list[_Array], leaves: tuple[Any, ...]) -> bool: ...
+    def run(self, arrays: list[_Array], leaves: tuple[Any, ...]) -> Any: ...
+
+class QuickCompiled:
+    _plans: list[Any]
+    _last: Any
+    def __init__(self, plain: Plain, usual: Watch | None) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _find(self, arrays: list[_Array], leaves: tuple[Any, ...], constants: Any) -> Any: ...
 
 def empty_array(
     shape: tuple[int, ...], dtype: DTypeLike, *, for_kernels: bool = True

@@ -366,7 +366,7 @@ def prepared_net(rng):
     run, x = fastconv.compile(net), vector(rng, 1, 64, 16, 16)
     with fastconv.no_grad():
         run(x), run(x)
-    assert run._compiled._plans[0]._weights
+    assert run._compiled._plans[0].weights
     return net, run, x
 
 

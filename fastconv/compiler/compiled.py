@@ -8,7 +8,7 @@ import types
 import warnings
 
 from fastconv import autograd, kernels
-from fastconv.autograd import Tensor, _stale, is_grad_enabled
+from fastconv.autograd import PLAIN, Tensor, _stale, is_grad_enabled
 from fastconv.compiler.explain import explain
 from fastconv.compiler.plan import Plan
 from fastconv.compiler.trace import Refused, RefusedNow, is_sequence, trace
@@ -19,28 +19,27 @@ MODE = os.environ.get("FASTCONV_COMPILE") or "on"
 if MODE not in ("on", "off", "check"):
     raise ValueError(f"FASTCONV_COMPILE must be on, off or check, got {MODE!r}")
 
-# Tensors of which all that a function can find out is in their arrays.
-PLAIN = kernels.Plain(
-    Tensor,
-    "_array",
-    {"requires_grad": False, "grad": None, "grad_fn": None, "_made_at": None},
-)
+# What must hold for calls to be replayed without a look from here.
+USUAL = kernels.Watch()
+USUAL.entry(globals(), "MODE", "FASTCONV_COMPILE")
+USUAL.entry(vars(autograd), "observer", "an observer of operations")
+
 MOST_TRIES = 3  # recordings of one signature that changed what they depend on
 MOST_IN_VAIN = 16  # recordings of one signature without a replay between them
 
 
-class Compiled:
+class Compiled(kernels.QuickCompiled):
     """A function whose kernel calls are recorded once and then replayed in C. See `compile`."""
 
     def __init__(self, function):
+        super().__init__(PLAIN, USUAL if MODE == "on" else None)
         functools.update_wrapper(self, function, updated=())
         self._function = function
         self._name = getattr(function, "__qualname__", type(function).__name__)
-        self._plans, self._tries, self._eager = [], {}, {}
+        self._tries, self._eager = {}, {}
         # by signature: whether there was a replay since the last recording, and recordings since the last replay
         self._replayed, self._in_vain = {}, {}
         self._causes = set()  # what was warned of
-        self._last = None
         self.internals = ("internals", *vars(self))  # what the function cannot mean by an attribute
 
     def __copy__(self):
@@ -61,23 +60,18 @@ class Compiled:
     def __get__(self, instance, owner=None):
         return self if instance is None else types.MethodType(self, instance)
 
-    def __call__(self, *args, **kwargs):
+    def _call(self, args, kwargs):
+        """The calls that are not replayed at once: see QuickCompiled."""
         if MODE == "off" or kernels.is_recording() or autograd.observer is not None:
             return self._function(*args, **kwargs)
-        leaves, constants, arrays = args, len(args), None if kwargs else PLAIN.read(args)
-        if arrays is None:
-            leaves, constants = _tensors(args, kwargs), _constants(args, kwargs)
-            if _are_plain(leaves):
-                arrays = [leaf._array for leaf in leaves]
-        if arrays is not None:
-            for plan in self._plans:
-                same = plan.constants is constants or kernels.same_value(plan.constants, constants)
-                if same and plan.fits(arrays, leaves):
-                    self._last = plan
-                    plan.replayed[0] = True
-                    if MODE == "check":
-                        return self._checked(plan, args, kwargs, arrays, leaves)
-                    return plan.run(arrays, leaves)
+        leaves, constants = tuple(_tensors(args, kwargs)), _constants(args, kwargs)
+        if _are_plain(leaves):
+            arrays = [leaf._array for leaf in leaves]
+            plan = self._find(arrays, leaves, constants)
+            if plan is not None:
+                if MODE == "check":
+                    return self._checked(plan, args, kwargs, arrays, leaves)
+                return plan.run(arrays, leaves)
         return self._record(args, kwargs, leaves, constants)
 
     def explain(self, plot=None):

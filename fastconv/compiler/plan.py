@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastconv import kernels
-from fastconv.autograd import Node, Tensor, _stale, _wrap, is_grad_enabled
+from fastconv.autograd import PLAIN, Node, Tensor, _mode, _stale, is_grad_enabled
 from fastconv.compiler import blocks, late, memory, passes, remake, reuse, weights
 from fastconv.compiler.reach import ATOMS
 from fastconv.compiler.trace import Refused, address, is_sequence, root_of
@@ -18,31 +18,29 @@ def _is_lasting(option):
     return type(option) in ATOMS or isinstance(option, np.generic)
 
 
-class Plan:
-    """What a trace becomes. Raises Refused for a trace that cannot be replayed.
-
-    fits(arrays, leaves) says whether it holds for these inputs now; run(arrays, leaves) replays it and returns what the
-    function returned.
+class Plan(kernels.QuickPlan):
+    """What a trace becomes. Raises Refused for a trace that cannot be replayed. What every replay goes through:
+    fastconv/door/quick.pxi.
     """
 
     def __init__(self, trace):
         if trace.recording.refusal:
             raise Refused(trace.recording.refusal)
-        self.watch = trace.reach.watch
-        self.grad_enabled = is_grad_enabled()
+        self.watch, self.plain = trace.reach.watch, PLAIN
+        self.mode, self.grad_enabled = _mode, is_grad_enabled()
         self._inputs = [leaf._array for leaf in trace.leaves]
         self._own = {id(leaf): i for i, leaf in enumerate(trace.leaves)}
         self._reached = trace.reach.tensors
-        self._reached_ids = frozenset(self._reached)
+        self.reached = frozenset(self._reached)
         self._new, self._root_of = trace.recording.new, trace.recording.root_of
         self._written_by_calls = {
             id(o.root) for c in trace.calls for o in c.operands.values() if o.writes
         }
         self._slots, self._outputs = {}, []
         self._made, self._versions_of_made = {}, {}
-        self._makers = []
+        self.makers = []
         self.gradients = [(leaf, self._new_tensor(grad)) for leaf, grad in trace.gradients]
-        self._build = self._result(trace.result)
+        self.build = self._result(trace.result)
         self._add_survivors(trace)
         labels = self._labels(trace.calls)
         kept = set(self._slots)
@@ -51,7 +49,7 @@ class Plan:
         of_one_name = self._of_one_name()
         self.calls, left = late.put_last(calls, private, of_one_name)
         reuse.in_place(self.calls, private)
-        self._weights = weights.make_ready(self.calls, of_one_name, self.watch)
+        self.weights = weights.make_ready(self.calls, of_one_name, self.watch)
         constants = trace.recording.constants
         fixed = {
             id(o.root)
@@ -84,8 +82,8 @@ class Plan:
                 for optimizer, group, own in trace.live
             )
         ]
-        self._numbers = None  # a Watch of the options that were written last
-        self._replay = kernels.Replay(
+        self.numbers = None if self._live else kernels.Watch()
+        self.replay = kernels.Replay(
             [(call.kernel, call.dtype, call.words) for call in self.calls],
             relocations,
             self._inputs,
@@ -97,7 +95,7 @@ class Plan:
             [chain.recorded() for chain in self.chains],
             len(left),
         )
-        self.late = [(t, kernels.Late(self._replay, i, t)) for i, t in enumerate(left)]
+        self.late = [(t, kernels.Late(self.replay, i, t)) for i, t in enumerate(left)]
         for tensor, its_late in self.late:
             self.watch.may_be_late(tensor, its_late)
         for call in self.calls:  # a plan does not hold the batch it was recorded with
@@ -228,12 +226,12 @@ class Plan:
             )
         if tensor._made_at is not None and _stale(tensor):
             raise Refused("it returns a view of what was changed after the view was made")
-        number = self._made[id(tensor)] = len(self._makers)
+        number = self._made[id(tensor)] = len(self.makers)
         shared = self._versions_of_made.setdefault(id(tensor._version), number)
         # backward() was called inside of the step
         spent = tensor.grad_fn and Node(tensor.grad_fn.op, (), None, ())
         is_view = tensor._made_at is not None
-        self._makers.append((*self._output(tensor), spent, shared, is_view))
+        self.makers.append((*self._output(tensor), spent, shared, is_view))
         return number
 
     def _result(self, value):
@@ -260,20 +258,6 @@ class Plan:
         number = self._new_tensor(tensor)
         return lambda made, leaves: made[number]
 
-    def _make(self, outputs):
-        """The Tensors that a replay makes."""
-        made = []
-        for slot, part, spent, shared, is_view in self._makers:
-            tensor = _wrap(outputs[slot] if part is None else part(outputs[slot]))
-            if shared < len(made):
-                tensor._version = made[shared]._version
-            if is_view:
-                tensor._made_at = 0
-            if spent is not None:
-                tensor.requires_grad, tensor.grad_fn = True, spent
-            made.append(tensor)
-        return made
-
     # ---- the numbers of optimizers -------------------------------------------------------------------
 
     @staticmethod
@@ -281,11 +265,9 @@ class Plan:
         """Which numbers are zero decides which calls there are; None if one is not a number."""
         return tuple(value != 0 for value in optimizer._numbers(group).values())
 
-    def _refresh(self):
-        """Write the optimizers' numbers into their calls where they changed; False if they change the calls."""
-        if self._numbers is not None and self._numbers.changed() is None:
-            return True
-        self._numbers = None
+    def refresh(self):
+        """Write the optimizers' numbers into their calls; False if they change the calls."""
+        self.numbers = None
         written, lasting = kernels.Watch(), True
         for optimizer, group, calls, structure in self._live:
             # watched before they are read: another thread may change them meanwhile
@@ -300,36 +282,16 @@ class Plan:
             for at in calls:
                 for name, value in numbers.items():
                     if any(f == name for _, f, _, _ in kernels.FIELDS[self.calls[at].kernel]):
-                        self._replay.set_number(at, self.calls[at].word(name), value)
-        self._numbers = written if lasting else None
+                        self.replay.set_number(at, self.calls[at].word(name), value)
+        self.numbers = written if lasting else None
         return True
 
     # ---- running -------------------------------------------------------------------------------------
 
-    def fits(self, arrays, leaves):
-        return (
-            self._replay.accepts(arrays)
-            and self._reached_ids.isdisjoint(map(id, leaves))  # it may ask whether it is that one
-            and self.watch.changed() is None
-            and is_grad_enabled() is self.grad_enabled
-            and (not self._live or self._refresh())
-        )
-
     def run_put_off(self):
         """Run the calls for the recording, if it is still putting them off: on its inputs, into its results."""
-        self._replay.run(*self._lie_already)
+        self.replay.run(*self._lie_already, [])
         del self._lie_already  # no plan holds the batch that it was recorded with
-
-    def run(self, arrays, leaves):
-        for ready in self._weights:
-            ready.refresh()
-        outputs = self._replay.run(arrays, None, self.late)
-        made = self._make(outputs)
-        for leaf, number in self.gradients:
-            leaf.grad = made[number]
-        for i in self.written_inputs:
-            leaves[i]._bump()
-        return self._build(made, leaves)
 
     @property
     def written(self):
@@ -337,4 +299,4 @@ class Plan:
         return [*self._written, *(tensor._array for tensor, _ in self.late)]
 
     def nanoseconds(self):
-        return self._replay.nanoseconds()
+        return self.replay.nanoseconds()

@@ -101,6 +101,7 @@ cdef class Replay:
     cdef relocation *moves
     cdef int64_t count, move_count, late
     cdef int64_t *ticks
+    cdef int64_t *slots  # addresses, in a run
     cdef cnp.ndarray words
     cdef list starts, keep, inputs, outputs, versions
     cdef interval *written
@@ -117,7 +118,8 @@ cdef class Replay:
         self.calls = <fc_call *>calloc(self.count + 1, sizeof(fc_call))
         self.moves = <relocation *>calloc(self.move_count + 1, sizeof(relocation))
         self.ticks = <int64_t *>calloc(self.count + 1, sizeof(int64_t))
-        if self.calls == NULL or self.moves == NULL or self.ticks == NULL:
+        self.slots = <int64_t *>calloc(len(inputs) + len(outputs) + 1, sizeof(int64_t))
+        if self.calls == NULL or self.moves == NULL or self.ticks == NULL or self.slots == NULL:
             raise MemoryError("fastconv: no memory for a recorded step")
         self.words = np.concatenate([words for _, _, words in calls] + [np.zeros(1, np.int64)])
         cdef int64_t *first = <int64_t *>self.words.data
@@ -181,12 +183,13 @@ cdef class Replay:
         free(self.varying)
         free(self.moves)
         free(self.ticks)
+        free(self.slots)
         free(self.written)
         free(self.labels)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
-    def accepts(self, list arrays):
+    cpdef bint accepts(self, list arrays) except -1:
         """Whether these arrays can stand for the inputs, and the instruction set is that of the recording."""
         cdef cnp.ndarray given, wanted
         cdef Py_ssize_t i, d, other
@@ -229,7 +232,7 @@ cdef class Replay:
         cdef int64_t at = self.starts[call] + word
         (<double *>self.words.data)[at] = value
 
-    def run(self, list arrays, list outputs=None, list late not None=[]):
+    cpdef list run(self, list arrays, list outputs, list late):
         """Run the calls on these inputs; returns the outputs. Raises what the kernels raise.
 
         late: of each late call the Tensor of what it writes, and its Late: the array is taken out of it before the calls, or, if
@@ -240,22 +243,25 @@ cdef class Replay:
         been counted.
         """
         cdef cnp.ndarray array
-        cdef list slots = list(arrays), made = [] if outputs is None else outputs, held = []
+        cdef list made = [] if outputs is None else outputs, held = []
         cdef int64_t i
         cdef int status = 0
         cdef Late its_late
         if outputs is None:
             for array in self.outputs:
                 made.append(fc_new_array(array.ndim, array.shape, cnp.PyArray_TYPE(array)))
-        slots += made
         for tensor, its_late in late:
             held.append(its_late.take(tensor))
         self.acquire()
         try:
             self.recorded.count = self.count - (self.late if outputs is None else 0)
+            i = 0
+            for slots in (arrays, made):
+                for array in <list>slots:
+                    self.slots[i] = <int64_t><size_t>array.data
+                    i += 1
             for i in range(self.move_count):
-                array = slots[self.moves[i].slot]
-                self.moves[i].word[0] = <int64_t>(<size_t>array.data) + self.moves[i].offset
+                self.moves[i].word[0] = self.slots[self.moves[i].slot] + self.moves[i].offset
             if outputs is None:
                 with nogil:
                     status = fc_replay(&self.recorded)

@@ -61,6 +61,10 @@ cdef extern from *:
     #endif
 
     static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
+    /* Puts a value into a slot in which nothing is. */
+    static void fc_fill(PyObject *owner, Py_ssize_t offset, PyObject *value) {
+        *(PyObject **)((char *)owner + offset) = Py_NewRef(value);
+    }
 
     /* Whether there is an array at this address, of the dtype, shape and strides of this one, and as writeable. */
     static int fc_is_array_at(PyObject *object, uint64_t address, PyArrayObject *form) {
@@ -149,6 +153,7 @@ cdef extern from *:
     const Py_ssize_t fc_cell_offset
     const Py_ssize_t fc_function_offsets[4]
     PyObject *fc_slot(PyObject *owner, Py_ssize_t offset)
+    void fc_fill(PyObject *owner, Py_ssize_t offset, object value)
     object fc_dictionary_of_class(object cls)
 
 
@@ -285,7 +290,7 @@ cdef class Watch:
             return len(<object>w.owner) == w.number and holds_elements(w)
         return False
 
-    def changed(self):
+    cpdef changed(self):
         """The name of the first thing that is not what it was, or None."""
         cdef Py_ssize_t i, at
         for i in range(self.count):
@@ -341,27 +346,29 @@ cdef bint holds_elements(watched *w) except -1:
 cdef class Plain:
     """Objects of one Python class, not of one derived from it, that hold given values in their slots: plain ones of it.
 
-    slot: what `read` reads; given: the values in other slots, by name.
+    slot: what is read, and what they are made of; given: the values in other slots, by name; fresh: lists in further slots, of
+    which each object gets a copy. There is nothing in the slots that are not named.
     """
 
     cdef type cls
-    cdef tuple values
-    cdef Py_ssize_t *offsets  # of the slots of the values, and then that of `slot`
+    cdef tuple values, lists
+    cdef Py_ssize_t *offsets  # of the slots of the values, then that of `slot`, then those of the lists
     cdef Py_ssize_t count
 
-    def __cinit__(self, type cls not None, str slot not None, dict given not None):
+    def __cinit__(self, type cls not None, str slot not None, dict given not None, dict fresh not None={}):
         self.cls, self.values, self.count = cls, tuple(given.values()), len(given)
-        self.offsets = <Py_ssize_t *>calloc(self.count + 1, sizeof(Py_ssize_t))
+        self.lists = tuple(fresh.values())
+        self.offsets = <Py_ssize_t *>calloc(self.count + 1 + len(fresh), sizeof(Py_ssize_t))
         if self.offsets == NULL:
             raise MemoryError("fastconv: no memory for the slots of a class")
-        for i, name in enumerate((*given, slot)):
+        for i, name in enumerate((*given, slot, *fresh)):
             self.offsets[i] = slot_offset(getattr(cls, name), f"{cls.__name__}.{name}")
 
     def __dealloc__(self):
         free(self.offsets)
 
-    def read(self, tuple objects not None):
-        """What is in the slot of each, as a list; None if one is not a plain one."""
+    cpdef list read(self, tuple objects):
+        """What is in the slot of each; None if one is not a plain one."""
         cdef list found = []
         cdef PyObject *value
         cdef Py_ssize_t i
@@ -376,3 +383,14 @@ cdef class Plain:
                 return None
             found.append(<object>value)
         return found
+
+    cpdef object make(self, value):
+        """A new plain one of this value."""
+        cdef object one = self.cls.__new__(self.cls)
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            fc_fill(<PyObject *>one, self.offsets[i], self.values[i])
+        fc_fill(<PyObject *>one, self.offsets[self.count], value)
+        for i in range(len(self.lists)):
+            fc_fill(<PyObject *>one, self.offsets[self.count + 1 + i], (<list>self.lists[i])[:])
+        return one
