@@ -28,6 +28,14 @@ def test_plain_objects_are_read():
     assert plain_points().read(()) == []
 
 
+def test_plain_objects_are_made():
+    points = kernels.Plain(Point, "x", {"kind": None}, {"mark": [1, 2]})
+    value = object()
+    a, b = points.make(value), points.make(value)
+    assert type(a) is Point and a.x is value and a.kind is None
+    assert a.mark == b.mark == [1, 2] and a.mark is not b.mark
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -90,3 +98,17 @@ def test_a_watch_names_what_changed():
     assert watch.changed() is None
     del given, point.x
     assert watch.changed() == "the memory"
+
+
+def test_the_quick_halves_alone():
+    plan, compiled = kernels.QuickPlan(), kernels.QuickCompiled(plain_points(), kernels.Watch())
+    for call in (
+        lambda: plan.fits([], ()),
+        lambda: plan.run([], ()),
+        lambda: compiled(Point(1)),
+        lambda: compiled(),
+        lambda: kernels.QuickCompiled.__new__(kernels.QuickCompiled)(),
+        lambda: compiled._find(None, None, 0) or compiled._plans.append(None) or compiled(),
+    ):
+        with pytest.raises((AttributeError, TypeError)):
+            call()

@@ -1,6 +1,8 @@
 # What a compiled call goes through when it is replayed, without a line of Python: the quick halves of fastconv.compiler's
 # Compiled and Plan, which inherit them.
 
+cimport cython
+
 
 cdef class QuickPlan:
     """Of a Plan, what a replay goes through. Plan's __init__ sets the attributes:
@@ -22,6 +24,7 @@ cdef class QuickPlan:
     cdef public Plain plain
     cdef public list weights, late, makers, gradients, written_inputs, replayed
 
+    @cython.nonecheck(True)
     cpdef bint fits(self, list arrays, tuple leaves) except -1:
         """Whether it holds for these inputs now."""
         if not self.replay.accepts(arrays):
@@ -34,6 +37,7 @@ cdef class QuickPlan:
         numbers = self.numbers
         return numbers is not None and numbers.changed() is None or self.refresh()
 
+    @cython.nonecheck(True)
     cpdef object run(self, list arrays, tuple leaves):
         """Replay it on these inputs, and return what the function returned."""
         cdef list made
@@ -46,6 +50,7 @@ cdef class QuickPlan:
             leaves[i]._bump()
         return self.build(made, leaves)
 
+    @cython.nonecheck(True)
     cdef list make(self, list outputs):
         """The Tensors that a replay makes."""
         cdef list made = []
@@ -76,6 +81,7 @@ cdef class QuickCompiled:
     def __init__(self, Plain plain not None, Watch usual):
         self._plans, self.plain, self.usual = [], plain, usual
 
+    @cython.nonecheck(True)
     def __call__(self, *args, **kwargs):
         cdef list arrays
         cdef QuickPlan plan
@@ -86,6 +92,7 @@ cdef class QuickCompiled:
                 return plan.run(arrays, args)
         return self._call(args, kwargs)
 
+    @cython.nonecheck(True)
     cpdef QuickPlan _find(self, list arrays, tuple leaves, constants):
         """The plan that fits, if there is one."""
         cdef QuickPlan plan
