@@ -112,3 +112,16 @@ def test_the_quick_halves_alone():
     ):
         with pytest.raises((AttributeError, TypeError)):
             call()
+
+
+def test_a_replay_of_other_numbers_of_arrays():
+    step = fc.compile(lambda x: x + x)
+    step(fc.ones(3))
+    replay = step._plans[0].replay
+    for arrays, outputs in (
+        ([], None),
+        ([np.zeros(3, np.float32)] * 2, None),
+        ([np.zeros(3, np.float32)], []),
+    ):
+        with pytest.raises(ValueError, match="1 inputs and 1 outputs"):
+            replay.run(arrays, outputs, [])

@@ -5,7 +5,7 @@ cimport cython
 
 
 cdef class QuickPlan:
-    """Of a Plan, what a replay goes through. Plan's __init__ sets the attributes:
+    """Of a Plan, what a replay goes through. Plan and Compiled set the attributes:
 
     constants: what stands beside Tensors among the arguments, or the number of Tensors, if nothing does. mode: has
     `enabled`, which must be `grad_enabled`. watch: all else it depends on. reached: ids of the Tensors among that, none of which may

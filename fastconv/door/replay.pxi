@@ -262,6 +262,9 @@ cdef class Replay:
         if outputs is None:
             for array in self.outputs:
                 made.append(fc_new_array(array.ndim, array.shape, cnp.PyArray_TYPE(array)))
+        if len(arrays) != len(self.inputs) or len(made) != len(self.outputs):
+            raise ValueError(f"the plan has {len(self.inputs)} inputs and {len(self.outputs)} outputs, "
+                             f"got {len(arrays)} and {len(made)}")
         for tensor, its_late in late:
             held.append(its_late.take(tensor))
         self.acquire()
