@@ -271,8 +271,8 @@ cdef class Replay:
         try:
             self.recorded.count = self.count - (self.late if outputs is None else 0)
             i = 0
-            for slots in (arrays, made):
-                for array in <list>slots:
+            for given in (arrays, made):
+                for array in <list>given:
                     self.slots[i] = <int64_t><size_t>array.data
                     i += 1
             for i in range(self.move_count):
@@ -316,18 +316,14 @@ cdef extern from *:
         return PyArray_CheckExact(array) && Py_REFCNT(array) == 1 && !((PyArrayObject_fields *)array)->weakreflist &&
                PyArray_CHKFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA);
     }
-    static PyObject **fc_place(PyObject *owner, Py_ssize_t offset) { return (PyObject **)((char *)owner + offset); }
     /* Moves a reference to where there is none. */
     static void fc_move(PyObject **from, PyObject **to) {
         *to = *from;
         *from = NULL;
     }
-    static void fc_set(PyObject **slot, PyObject *value) { Py_XSETREF(*slot, Py_NewRef(value)); }
     """
     bint fc_is_alone(PyObject *array)
-    PyObject **fc_place(PyObject *owner, Py_ssize_t offset)
     void fc_move(PyObject **start, PyObject **to)
-    void fc_set(PyObject **slot, PyObject *value)
 
 
 cdef class Late:

@@ -60,11 +60,9 @@ cdef extern from *:
     #define FC_STATE(dictionary) ((uint64_t)0)
     #endif
 
-    static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *(PyObject **)((char *)owner + offset); }
-    /* Puts a value into a slot in which nothing is. */
-    static void fc_fill(PyObject *owner, Py_ssize_t offset, PyObject *value) {
-        *(PyObject **)((char *)owner + offset) = Py_NewRef(value);
-    }
+    static PyObject **fc_place(PyObject *owner, Py_ssize_t offset) { return (PyObject **)((char *)owner + offset); }
+    static PyObject *fc_slot(PyObject *owner, Py_ssize_t offset) { return *fc_place(owner, offset); }
+    static void fc_set(PyObject **slot, PyObject *value) { Py_XSETREF(*slot, Py_NewRef(value)); }
 
     /* Whether there is an array at this address, of the dtype, shape and strides of this one, and as writeable. */
     static int fc_is_array_at(PyObject *object, uint64_t address, PyArrayObject *form) {
@@ -153,7 +151,8 @@ cdef extern from *:
     const Py_ssize_t fc_cell_offset
     const Py_ssize_t fc_function_offsets[4]
     PyObject *fc_slot(PyObject *owner, Py_ssize_t offset)
-    void fc_fill(PyObject *owner, Py_ssize_t offset, object value)
+    PyObject **fc_place(PyObject *owner, Py_ssize_t offset)
+    void fc_set(PyObject **slot, PyObject *value)
     object fc_dictionary_of_class(object cls)
 
 
@@ -387,10 +386,15 @@ cdef class Plain:
     cpdef object make(self, value):
         """A new plain one of this value."""
         cdef object one = self.cls.__new__(self.cls)
-        cdef Py_ssize_t i
-        for i in range(self.count):
-            fc_fill(<PyObject *>one, self.offsets[i], self.values[i])
-        fc_fill(<PyObject *>one, self.offsets[self.count], value)
-        for i in range(len(self.lists)):
-            fc_fill(<PyObject *>one, self.offsets[self.count + 1 + i], (<list>self.lists[i])[:])
+        cdef Py_ssize_t i = 0
+        for held in self.values:
+            self.set(one, i, held)
+            i += 1
+        self.set(one, i, value)
+        for held in self.lists:
+            i += 1
+            self.set(one, i, (<list>held)[:])
         return one
+
+    cdef void set(self, one, Py_ssize_t i, value):
+        fc_set(fc_place(<PyObject *>one, self.offsets[i]), <PyObject *>value)
