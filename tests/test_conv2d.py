@@ -303,6 +303,25 @@ def test_direct_strided(isa, dtype, rng, case, awkward):
         check(out, ref.conv2d_forward(*arrays, *case.args))
 
 
+@pytest.mark.parametrize("case", CASES[:4] + DIRECT, ids=str)
+def test_scratch_memory_is_not_read_before_it_is_written(isa, dtype, rng, case):
+    """What an earlier call left there does not count: NaN, in the place of every number."""
+
+    def passes(x, w, b, dy):
+        options = {"algorithm": "direct"}
+        return [
+            kernels.conv2d_forward(x, w, b, *case.args, **options),
+            kernels.conv2d_backward_input(dy, w, case.size, *case.args, **options),
+            *kernels.conv2d_backward_weight(dy, x, case.kernel, *case.args, **options),
+        ]
+
+    arrays = case.arrays(rng, dtype)
+    wanted = passes(*arrays)
+    passes(*(np.full_like(array, np.nan) for array in arrays))
+    for found, first in zip(passes(*arrays), wanted, strict=True):
+        assert np.isfinite(first).all() and found.tobytes() == first.tobytes()
+
+
 def test_direct_refuses_what_it_cannot_do(rng):
     x, w = normal(rng, (1, 2, 6, 6), np.float32), normal(rng, (2, 2, 3, 3), np.float32)
     dy = normal(rng, (1, 2, 2, 2), np.float32)
