@@ -10,8 +10,8 @@ from fastconv import kernels
 # Around the tiles MR x NR of every instruction set: 14x32, 14x16, 6x16, 6x8, 8x4, 4x8, 4x4.
 ROWS = (*range(1, 17), 28, 29)
 COLUMNS = (*range(1, 10), 15, 16, 17, 31, 32, 33, 65)
-# Around the blocks KC of k: 192 float64 or 384 float32 numbers, and twice that.
-DEPTHS = (0, 1, 2, 3, 127, 191, 192, 193, 256, 300, 383, 384, 385, 512, 600, 768, 769)
+# Around the blocks KC of k, 256 float64 or 512 float32 numbers, twice that, and the length LONG_K.
+DEPTHS = (0, 1, 2, 3, 127, 128, 129, 255, 256, 257, 300, 511, 512, 513, 600, 1024, 1025)
 
 
 def bound(a, b, terms, alpha=1.0, beta=0.0, c=None):

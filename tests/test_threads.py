@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from example_calls import NAMES, example, examples
-from helpers import check_bits, normal, run_python
+from helpers import check, check_bits, integers, normal, run_python
 
 from fastconv import kernels
 
@@ -63,6 +63,20 @@ def test_products_of_any_height(isa, dtype, threads, rng, m, n, k):
         for count in (2, 3, 4, 7):
             threads(count)
             check_bits(product(), expected)
+
+
+@pytest.mark.parametrize("m,n", [(1027, 1040), (1040, 1027)])
+def test_large_products(isa, dtype, threads, rng, m, n):
+    """A thread that has all of a large product to itself packs block by block; several share what is packed.
+
+    Large: a matrix of more than eight times an L2 cache of 2 MiB.
+    """
+    k = (16 << 20) // (1027 * np.dtype(dtype).itemsize) + 1
+    a, b = integers(rng, (m, k), dtype), integers(rng, (k, n), dtype)
+    expected = a.astype(np.float64) @ b
+    for count in (1, 2):
+        threads(count)
+        check(kernels.gemm(a, b), expected)
 
 
 CONVOLUTIONS = [
