@@ -23,6 +23,10 @@ SHAPES = [
     ((5, 127), 1),
     ((3, 261), 1),
     ((2, 5, 37), 1),
+    ((2, 6, 1030), 1),
+    ((9, 49), 1),
+    ((5, 64), 1),
+    ((3, 65), 1),
     ((0, 3), 1),
     ((3, 0), 0),
     ((1, 1, 1), 1),
@@ -61,6 +65,30 @@ def test_sum_over_several_axes(isa, dtype, rng, axes):
     x = integers(rng, (2, 3, 4, 5), dtype)
     for keepdims in (False, True):
         check(kernels.sum(x, axes, keepdims), x.astype(float).sum(axis=axes, keepdims=keepdims))
+
+
+@covers("sum")
+@pytest.mark.parametrize(
+    "shape,axes",
+    [
+        ((3, 4, 70), (0, 2)),
+        ((3, 4, 5, 600), (0, 2)),
+        ((5, 1, 4, 9), (1, 3)),
+        ((2, 3, 4, 5, 6), (1, 3)),
+        ((2, 3, 4, 5, 6), (0, 2, 4)),
+        ((2, 1, 3, 1, 70), (1, 3)),
+        ((3, 0, 2, 4), (0, 3)),
+        ((0, 4, 2), (0, 2)),
+    ],
+)
+def test_sum_and_mean_over_axes_apart(isa, dtype, rng, shape, axes):
+    x = normal(rng, shape, dtype)
+    bound = sum_bound(x, axes, False, dtype)
+    expected = x.astype(float).sum(axis=axes)
+    check(kernels.sum(x, axes), expected, bound)
+    count = np.prod([shape[d] for d in axes])
+    if count:
+        check(kernels.mean(x, axes), expected / count, 2 * bound / count)
 
 
 def test_mean_of_nothing_is_nan(isa, dtype):

@@ -160,7 +160,7 @@ def linear_backward_weight(dy, x, *, bias=True):
     size[0], size[1] = grad.shape[1], input.shape[1]
     if bias:
         db = empty(1, size, type_of(grad))
-        args = sum_args(outer=1, n=grad.shape[0], inner=size[0], scale=1.0, x=grad.data, y=db.data)
+        args = sum_args(outer=1, again=1, between=1, n=grad.shape[0], inner=size[0], scale=1.0, x=grad.data, y=db.data)
         run(type_of(grad), FC_sum, &args)
     dw = empty(2, size, type_of(grad))
     multiply(grad, True, input, False, 1, 0, dw)

@@ -1,4 +1,4 @@
-# Reductions and softmax. Template: src/kernels/reduce.inc, whose x is (outer, n, inner).
+# Reductions and softmax. Templates: src/kernels/sum.inc; src/kernels/reduce.inc, whose x is (outer, n, inner).
 
 cdef object as_axes(object axis, int ndim):
     """A sorted list of axes: None is all, negative ones count from the end."""
@@ -39,6 +39,25 @@ cdef cnp.ndarray split_axes(cnp.ndarray x, list reduced, int64_t *outer, int64_t
     return contiguous(x)
 
 
+cdef cnp.ndarray split_twice(cnp.ndarray x, list reduced, sum_args *args):
+    """x, contiguous, as (outer, again, between, n, inner), of which again and n are reduced; more axes are moved to n."""
+    cdef int64_t size[5]
+    cdef int d, group = 4  # from the last axes on
+    for d in range(5):
+        size[d] = 1
+    for d in reversed(range(x.ndim)):
+        if x.shape[d] == 1:
+            continue
+        if (d in reduced) != (group % 2 == 1):
+            group -= 1
+        if group < 0:
+            return split_twice(x.transpose([d for d in range(x.ndim) if d not in reduced] + reduced), \
+                               list(range(x.ndim - len(reduced), x.ndim)), args)
+        size[group] *= x.shape[d]
+    args.outer, args.again, args.between, args.n, args.inner = size[0], size[1], size[2], size[3], size[4]
+    return contiguous(x)
+
+
 cdef tuple reduced_shape(cnp.ndarray x, list reduced, bint keepdims):
     return tuple([1 if d in reduced else x.shape[d] for d in range(x.ndim) if keepdims or d not in reduced])
 
@@ -48,10 +67,11 @@ cdef cnp.ndarray scaled_sum(object x, object axis, bint keepdims, bint average):
     cdef list reduced = as_axes(axis, input.ndim)
     cdef sum_args args
     y = empty_array(reduced_shape(input, reduced, keepdims), input.dtype)
-    input = split_axes(input, reduced, &args.outer, &args.n, &args.inner)
+    input = split_twice(input, reduced, &args)
     args.scale = 1.0
     if average:
-        args.scale = 1.0 / args.n if args.n else np.nan
+        count = args.again * args.n
+        args.scale = 1.0 / count if count else np.nan
     args.x, args.y = input.data, y.data
     run(type_of(y), FC_sum, &args)
     return y
