@@ -21,12 +21,8 @@ cdef object as_axes(object axis, int ndim):
 
 
 cdef cnp.ndarray split_axes(cnp.ndarray x, list reduced, int64_t *outer, int64_t *n, int64_t *inner):
-    """x with its reduced axes side by side, contiguous, as (outer, n, inner)."""
+    """x, contiguous, as (outer, n, inner), of which n is reduced: one axis, or all."""
     cdef int d
-    if reduced and reduced[len(reduced) - 1] - reduced[0] + 1 != len(reduced):
-        kept = [d for d in range(x.ndim) if d not in reduced]
-        x = x.transpose(kept + reduced)
-        reduced = list(range(len(kept), x.ndim))
     outer[0] = n[0] = inner[0] = 1
     first, last = (reduced[0], reduced[len(reduced) - 1]) if reduced else (x.ndim, x.ndim)
     for d in range(x.ndim):
