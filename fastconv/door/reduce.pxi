@@ -20,24 +20,11 @@ cdef object as_axes(object axis, int ndim):
     return sorted(found)
 
 
-cdef cnp.ndarray split_axes(cnp.ndarray x, list reduced, int64_t *outer, int64_t *n, int64_t *inner):
-    """x, contiguous, as (outer, n, inner), of which n is reduced: one axis, or all."""
-    cdef int d
-    outer[0] = n[0] = inner[0] = 1
-    first, last = (reduced[0], reduced[len(reduced) - 1]) if reduced else (x.ndim, x.ndim)
-    for d in range(x.ndim):
-        if d < first:
-            outer[0] *= x.shape[d]
-        elif d <= last:
-            n[0] *= x.shape[d]
-        else:
-            inner[0] *= x.shape[d]
-    return contiguous(x)
+cdef cnp.ndarray split_axes(cnp.ndarray x, list reduced, int64_t *size):
+    """x, contiguous, and its sizes (outer, again, between, n, inner), of which again and n are reduced.
 
-
-cdef cnp.ndarray split_twice(cnp.ndarray x, list reduced, sum_args *args):
-    """x, contiguous, as (outer, again, between, n, inner), of which again and n are reduced; more axes are moved to n."""
-    cdef int64_t size[5]
+    n alone, if they lie side by side. If they lie in more than two places, they are moved to n.
+    """
     cdef int d, group = 4  # from the last axes on
     for d in range(5):
         size[d] = 1
@@ -47,10 +34,9 @@ cdef cnp.ndarray split_twice(cnp.ndarray x, list reduced, sum_args *args):
         if (d in reduced) != (group % 2 == 1):
             group -= 1
         if group < 0:
-            return split_twice(x.transpose([d for d in range(x.ndim) if d not in reduced] + reduced), \
-                               list(range(x.ndim - len(reduced), x.ndim)), args)
+            kept = [d for d in range(x.ndim) if d not in reduced]
+            return split_axes(x.transpose(kept + reduced), list(range(len(kept), x.ndim)), size)
         size[group] *= x.shape[d]
-    args.outer, args.again, args.between, args.n, args.inner = size[0], size[1], size[2], size[3], size[4]
     return contiguous(x)
 
 
@@ -61,9 +47,11 @@ cdef tuple reduced_shape(cnp.ndarray x, list reduced, bint keepdims):
 cdef cnp.ndarray scaled_sum(object x, object axis, bint keepdims, bint average):
     cdef cnp.ndarray input = floats(x, "x"), y
     cdef list reduced = as_axes(axis, input.ndim)
+    cdef int64_t size[5]
     cdef sum_args args
     y = empty_array(reduced_shape(input, reduced, keepdims), input.dtype)
-    input = split_twice(input, reduced, &args)
+    input = split_axes(input, reduced, size)
+    args.outer, args.again, args.between, args.n, args.inner = size[0], size[1], size[2], size[3], size[4]
     args.scale = 1.0
     if average:
         count = args.again * args.n
@@ -85,12 +73,14 @@ def mean(x, axis=None, keepdims=False):
 
 cdef tuple extremum(fc_kernel_id kernel, object x, object axis, bint keepdims):
     cdef cnp.ndarray input = floats(x, "x"), values, indices
+    cdef int64_t size[5]
     cdef max_args args
     cdef list reduced = as_axes(axis, input.ndim)
     if axis is not None and len(reduced) != 1:
         raise ValueError(f"axis must be one axis, got {axis!r}")
     shape = reduced_shape(input, reduced, keepdims)
-    input = split_axes(input, reduced, &args.outer, &args.n, &args.inner)
+    input = split_axes(input, reduced, size)
+    args.outer, args.n, args.inner = size[2], size[3], size[4]
     if args.n == 0 and args.outer * args.inner:
         raise ValueError(f"no largest or smallest of zero elements, in an array of shape {shape_of(input)}")
     values = empty_array(shape, input.dtype)
@@ -132,9 +122,11 @@ cdef list one_axis(object axis, int ndim):
 
 cdef cnp.ndarray softmax_of(fc_kernel_id kernel, object x, object axis):
     cdef cnp.ndarray input = contiguous(floats(x, "x")), y
+    cdef int64_t size[5]
     cdef softmax_args args
     y = empty(input.ndim, <int64_t *>input.shape, type_of(input))
-    split_axes(input, one_axis(axis, input.ndim), &args.outer, &args.n, &args.inner)
+    split_axes(input, one_axis(axis, input.ndim), size)
+    args.outer, args.n, args.inner = size[2], size[3], size[4]
     args.x, args.y = input.data, y.data
     if y.size:
         run(type_of(y), kernel, &args)
@@ -143,10 +135,12 @@ cdef cnp.ndarray softmax_of(fc_kernel_id kernel, object x, object axis):
 
 cdef cnp.ndarray softmax_gradient(fc_kernel_id kernel, object dy, object y, object axis):
     cdef cnp.ndarray grad = contiguous(floats(dy, "dy")), result = contiguous(floats(y, "y", grad.ndim, type_of(grad))), dx
+    cdef int64_t size[5]
     cdef softmax_backward_args args
     require_shape(grad, "dy", result.ndim, <int64_t *>result.shape)
     dx = empty(grad.ndim, <int64_t *>grad.shape, type_of(grad))
-    split_axes(grad, one_axis(axis, grad.ndim), &args.outer, &args.n, &args.inner)
+    split_axes(grad, one_axis(axis, grad.ndim), size)
+    args.outer, args.n, args.inner = size[2], size[3], size[4]
     args.dy, args.y, args.dx = grad.data, result.data, dx.data
     if dx.size:
         run(type_of(dx), kernel, &args)
