@@ -21,12 +21,10 @@ from fastconv.nn import functional as F
 
 PASSES = ("forward", "backward-input", "backward-weight")
 SHORTEST_SPLIT = 1e-3  # seconds of a call whose threads are compared
-OWN_SETTLE = 0.004  # seconds in which fastconv's idle threads stop spinning
-SETTLE = 0.06  # those of the others: PyTorch's and ncnn's spin for 10 ms, ONNX Runtime's 35, OpenBLAS's 55
 
 
 class Case(NamedTuple):
-    """One row of a table. algorithm: of fastconv's; settle: before a measurement, in seconds.
+    """One row of a table. algorithm: of fastconv's; threaded: on several threads, even in a run on one.
 
     No contenders: the row does not apply. training: gradients are recorded; else PyTorch runs in
     inference_mode, fastconv in no_grad. beside: calls that are timed in the same rounds, and
@@ -39,7 +37,7 @@ class Case(NamedTuple):
     contenders: Callable[[], dict[str, Callable]]
     algorithm: str = ""
     training: bool = False
-    settle: float = 0.0
+    threaded: bool = False
     beside: Callable[[], dict[str, Callable]] = dict
 
 
@@ -154,10 +152,10 @@ def own_cases(cores):
     """Threads against threads, where there are two cores, and instruction sets."""
     groups = []
     if cores > 1:
-        groups.append(("2 threads against 1", threads_contenders, OWN_SETTLE, fma_loops))
+        groups.append(("2 threads against 1", threads_contenders, True, fma_loops))
     if {"x86_v3", "x86_v4"} <= set(kernels.available_isas()):
-        groups.append((AVX2, isa_contenders, 0.0, dict))
-    for group, make, settle, beside in groups:
+        groups.append((AVX2, isa_contenders, False, dict))
+    for group, make, threaded, beside in groups:
         for which in PASSES:
             for layer in LAYERS:
                 yield Case(
@@ -166,7 +164,7 @@ def own_cases(cores):
                     0.0,
                     lambda s=layer, w=which, m=make: m(s, w),
                     algorithm(layer, which),
-                    settle=settle,
+                    threaded=threaded,
                     beside=beside,
                 )
 

@@ -104,7 +104,6 @@ def contest_of(case, peak, options):
     """The timing.Contest of a case, beside the peak, or None if the case does not apply."""
     import goals
     import timing
-    from cases import SETTLE
 
     contenders = case.contenders()
     if not contenders:
@@ -115,9 +114,9 @@ def contest_of(case, peak, options):
         check(case, contenders)
         contenders |= case.beside()
     budget = (BUDGET if goals.OURS in contenders else OWN_BUDGET)[options.quick]
-    settle = SETTLE if options.threads > 1 else case.settle
+    threaded = case.threaded or options.threads > 1
     calls = {**contenders, "peak": peak} if case.flops else contenders
-    return timing.Contest(calls, budget, settle, within)
+    return timing.Contest(calls, budget, threaded, within)
 
 
 def row_of(case, contest, peak):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 SHORTEST = 2e-3  # seconds of one measurement: short calls are repeated until they fill it
 MOST_ROUNDS = 101
+NAP = 0.005  # seconds; a process that works less than a tenth of them is asleep
+MOST_NAPS = 100  # for threads that never sleep
 
 
 class Spread(NamedTuple):
@@ -71,16 +73,27 @@ def repeats_of(call):
         repeats *= 4
 
 
+def settle():
+    """Wait until idle threads have gone to sleep: those of PyTorch and ncnn spin for 10 ms after a call,
+    OpenBLAS's for 55 or, on another processor, for 105."""
+    for _ in range(MOST_NAPS):
+        start = time.process_time()  # of all threads
+        time.sleep(NAP)
+        if time.process_time() - start < NAP / 10:
+            return
+
+
 class Contest:
     """The contenders of one row, a dict of names to calls: rounds for about `budget` seconds.
 
-    Before each measurement: `settle` seconds, in which the idle threads of the contender before it
-    stop spinning, and as many calls that are not counted, which fill the caches again. All of it
+    Before each measurement: where `threaded`, a pause in which the idle threads of the contender before
+    it go to sleep; and as many calls that are not counted, which fill the caches again. All of it
     happens within a context that `within` makes.
     """
 
-    def __init__(self, contenders, budget, settle=0.0, within=contextlib.nullcontext):
-        self.contenders, self.budget, self.settle, self.within = contenders, budget, settle, within
+    def __init__(self, contenders, budget, threaded=False, within=contextlib.nullcontext):
+        self.contenders, self.budget = contenders, budget
+        self.threaded, self.within = threaded, within
         self.times = Times({name: [] for name in contenders})
         self.rounds, self.spent = 0, 0.0
         with within():
@@ -91,7 +104,8 @@ class Contest:
         with self.within():
             for name in order if self.rounds % 2 == 0 else reversed(order):
                 call, repeats = self.contenders[name], self.repeats[name]
-                time.sleep(self.settle)
+                if self.threaded:
+                    settle()
                 one_measurement(call, repeats)
                 self.times.rounds[name].append(one_measurement(call, repeats))
         self.rounds += 1
