@@ -112,6 +112,23 @@ def test_elementary_functions_number_by_number(isa, dtype, rng, name):
     assert np.delete(values, 2).tobytes() == np.array(ends, dtype).tobytes()
 
 
+def test_logarithm_number_by_number(isa, dtype, rng):
+    """The same bits wherever a number lies; and, beside NumPy's long double, a few units in the last place."""
+    limits = np.finfo(dtype)
+    x = np.concatenate([rng.uniform(0, 9, 3000), 1 + rng.uniform(-1, 1, 3000) / 64]).astype(dtype)
+    tiny = limits.smallest_subnormal * rng.integers(1, 2**20, 100).astype(dtype)
+    x = np.concatenate([x, tiny, [limits.smallest_subnormal, limits.max, 1, 2]]).astype(dtype)
+    y = kernels.log(x)
+    wanted = np.log(x.astype(np.longdouble))
+    assert np.max(np.abs(y - wanted) / np.spacing(np.abs(wanted).astype(dtype))) < 4
+    for first in (1, 3, 8):
+        assert kernels.log(x[first : first + 21]).tobytes() == y[first : first + 21].tobytes()
+        assert kernels.log(x[first::7]).tobytes() == y[first::7].tobytes()
+    values = kernels.log(np.array([np.inf, 0.0, -0.0, 1, -np.inf, -1, np.nan], dtype))
+    assert values[:4].tolist() == [np.inf, -np.inf, -np.inf, 0]
+    assert np.isnan(values[4:]).all()
+
+
 @pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "log"])
 def test_unary_over_its_range(isa, dtype, rng, name):
     """From the smallest results to the largest, and close to where the function is nearly flat."""

@@ -1,4 +1,4 @@
-# Reductions and softmax. Templates: src/kernels/sum.inc; src/kernels/reduce.inc, whose x is (outer, n, inner).
+# Reductions and softmax. Templates: src/kernels/sum.inc; extremum.inc and softmax.inc, whose x is (outer, n, inner).
 
 cdef object as_axes(object axis, int ndim):
     """A sorted list of axes: None is all, negative ones count from the end."""
