@@ -123,6 +123,12 @@ def products(dtype):
         yield Example("linear_forward", (a, w))
 
 
+def copies(dtype):
+    """Channels last, they are transposed: blocks of VL, and what is left."""
+    for shape in ((2, 17, 5, 3), (1, 37, 1, 3), (2, 16, 4, 10), (1, 8, 1, 2)):
+        yield Example("copy", (integers(np.random.default_rng(0), shape, dtype),))
+
+
 def same(results, expected):
     for result, wanted in zip(results, expected, strict=True):
         if not np.array_equal(result, wanted, equal_nan=result.dtype.kind == "f"):
@@ -136,7 +142,7 @@ def main():
             for at_end in (True, False):
                 check_prepared_weights(dtype, at_end)
             small, large = examples(dtype, 1), examples(dtype, 3)
-            cases = convolutions, algorithms, pools, normalisations, products
+            cases = convolutions, algorithms, pools, normalisations, products, copies
             for e in (*small, *large, *(e for make in cases for e in make(dtype))):
                 for at_end in (True, False):
                     print(isa, np.dtype(dtype), e.title, e.rest, at_end, flush=True)

@@ -245,6 +245,37 @@ def test_awkward_operands(isa, dtype, rng, awkward):
     assert np.array_equal(kernels.lt(awkward(a), awkward(b)), a < b)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("n", [2, 3, 7, 8, 9, 16, 31, 100, 9000])
+@pytest.mark.parametrize("m", [1, 3, 15, 16, 17, 61, 300])
+def test_copies_of_transposed_planes(isa, dtype, rng, threads, m, n, count):
+    """Planes that lie by columns, with and without gaps, and a y whose surroundings stay as they are."""
+    threads(count)
+    for planes, gap in ((1, 0), (3, 5)):
+        a = normal(rng, (planes, n, m + gap), dtype)[:, :, :m].swapaxes(1, 2)
+        with guarded((planes, m, n), dtype) as out:
+            assert kernels.copy(a, out=out) is out
+            assert np.array_equal(out, a)
+            assert np.array_equal(kernels.neg(a), -a)
+
+
+@pytest.mark.parametrize("rows", [1, 40, 3000])
+@pytest.mark.parametrize("n", [1, 5, 4096, 8192, 20000])
+def test_rows_of_broadcast_operands(isa, dtype, rng, rows, n):
+    """Tasks are several short rows, or parts of long ones."""
+    if rows * n > 1_000_000:
+        rows = 5
+    x, y = integers(rng, (2, rows, n), dtype), integers(rng, (2, rows, 2 * n), dtype)[:, :, ::2]
+    for b in (x[:1, :, :1], x[:, :1], y, x[0, 0, :1]):
+        check(kernels.add(x, b), x + b)
+        check(kernels.where(x > 0, x, b), np.where(x > 0, x, b))
+        assert np.array_equal(kernels.gt(x, b), x > b)
+        target = np.zeros((2, rows, n + 3), dtype)
+        kernels.assign(target[:, :, 1:-2], b)
+        assert np.array_equal(target[:, :, 1:-2], np.broadcast_to(b, x.shape))
+        assert not target[:, :, 0].any() and not target[:, :, -2:].any()
+
+
 def test_many_axes(isa, dtype, rng):
     """More axes than FC_MAX_DIMS, none of which can be merged: the right answer or an exception."""
     a = integers(rng, (2,) * 12, dtype).transpose(rng.permutation(12))

@@ -96,10 +96,13 @@ cdef cnp.ndarray unary(fc_kernel_id kernel, object x, object out):
     return y
 
 
+cdef tuple NUMBERS = (float, int, np.floating, np.integer)
+
+
 cdef cnp.ndarray operand(object x, str name, object other):
     """An array, or a number as an array of the other operand's type."""
     cdef cnp.ndarray number
-    if not cnp.PyArray_Check(x) and isinstance(x, (int, float, np.integer, np.floating)):
+    if not cnp.PyArray_Check(x) and isinstance(x, NUMBERS):
         if not cnp.PyArray_Check(other):
             raise TypeError("one of the operands must be a NumPy array")
         number = empty(0, NULL, type_of(floats(other, "the other operand")))
@@ -348,7 +351,7 @@ def assign(y, x):
 
 def fill(y, value):
     """y[...] = value, one number; y of any strides."""
-    if not isinstance(value, (int, float, np.integer, np.floating)):
+    if not isinstance(value, NUMBERS):
         raise TypeError(f"value must be a number, got {type(value).__name__}")
     if not cnp.PyArray_CheckExact(y) or not cnp.PyArray_ISCARRAY(y):
         assign(y, value)

@@ -22,16 +22,14 @@ def binary(op, kernel, a, b, gradient_a, gradient_b, saves, saves_result=False):
     """y = kernel(a, b);  gradient_a(dy, a, b, y) and gradient_b: gradients of the shape of y."""
     x_a, x_b = array_of(a), array_of(b)
     y = kernel(x_a, x_b)
-    tensors = [t for t in (a, b) if isinstance(t, Tensor)]
-    rules = [g for t, g in ((a, gradient_a), (b, gradient_b)) if isinstance(t, Tensor)]
-    wanted = [t.requires_grad for t in tensors]
-    shapes = [t._array.shape for t in tensors]
+    tensors, rules = [], []
+    for t, rule in ((a, gradient_a), (b, gradient_b)):
+        if isinstance(t, Tensor):
+            tensors.append(t)
+            rules.append((rule, t._array.shape) if t.requires_grad else None)
 
     def backward(dy):
-        return tuple(
-            unbroadcast(rule(dy, x_a, x_b, y), shape) if want else None
-            for rule, shape, want in zip(rules, shapes, wanted, strict=True)
-        )
+        return tuple(rule and unbroadcast(rule[0](dy, x_a, x_b, y), rule[1]) for rule in rules)
 
     saved = tensors if saves else ()
     return record(op, y, tensors, backward, saves=saved, saves_result=saves_result)

@@ -9,6 +9,7 @@ from fastconv.autograd import Tensor, _wrap, record
 from fastconv.missing import kind
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+NUMBERS = (int, float, numbers.Real, np.number, np.bool_)  # the usual ones first
 
 
 def method(*names):
@@ -23,7 +24,7 @@ def method(*names):
 
 
 def is_number(x):
-    return isinstance(x, numbers.Real | np.number | np.bool_)
+    return isinstance(x, NUMBERS)
 
 
 def is_floating(tensor):
@@ -72,19 +73,26 @@ def joint_dtype(tensors):
     )
 
 
+def _beside(number, tensor):
+    """`tensor` in the dtype that an operation with `number` has."""
+    if is_floating(tensor):
+        return tensor
+    if not isinstance(number, numbers.Integral | np.bool_):
+        return cast(tensor, FLOAT32)
+    if tensor._array.dtype.kind == "b" and not isinstance(number, bool | np.bool_):
+        return cast(tensor, np.int64)
+    return tensor
+
+
 def operands(a, b):
     """Both operands, of one dtype: Tensors, or one of them a Python number."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor) and a._array.dtype == b._array.dtype:
-        return a, b
-    if is_number(a) or is_number(b):
-        number, tensor = (a, as_tensor(b)) if is_number(a) else (b, as_tensor(a))
-        if not is_floating(tensor):
-            if isinstance(number, numbers.Integral | np.bool_):
-                if tensor._array.dtype.kind == "b" and not isinstance(number, bool | np.bool_):
-                    tensor = cast(tensor, np.int64)
-            else:
-                tensor = cast(tensor, FLOAT32)
-        return (number, tensor) if is_number(a) else (tensor, number)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a._array.dtype == b._array.dtype:
+            return a, b
+    elif is_number(b):
+        return _beside(b, as_tensor(a)), b
+    elif is_number(a):
+        return a, _beside(a, as_tensor(b))
     a, b = as_tensor(a), as_tensor(b)
     dtype = common_dtype(a, b)
     return cast(a, dtype), cast(b, dtype)
