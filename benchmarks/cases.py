@@ -12,7 +12,17 @@ import steps
 import torch
 import tutorial
 from goals import AVX2, OURS, PREPARED, on_threads
-from layers import FAMILIES, GEMMS, LAYERS, NORMS, POOLS, arrays, conv2d_arrays, empty
+from layers import (
+    FAMILIES,
+    FUNCTIONS_OF,
+    GEMMS,
+    LAYERS,
+    NORMS,
+    POOLS,
+    arrays,
+    conv2d_arrays,
+    empty,
+)
 from peak import Peak
 
 import fastconv
@@ -301,6 +311,25 @@ def norm_cases():
             yield Case("Batch normalisation", name, 0.0, lambda m=make, s=shape: m(s))
 
 
+# ---- all else -----------------------------------------------------------------------------------
+
+
+def of_tensors(function, shape):
+    x, y, c = arrays(shape, shape, (1, shape[1]) + (1,) * (len(shape) - 2))
+    numbers = x, np.abs(y, out=y), c
+    contenders = {}
+    for name, lib in ((OURS, fastconv), ("PyTorch", torch)):
+        contenders[name] = functools.partial(function, *map(lib.from_numpy, numbers))
+    return contenders
+
+
+def function_cases():
+    for size, (shape, functions) in FUNCTIONS_OF.items():
+        for name, function in functions.items():
+            make = functools.partial(of_tensors, function, shape)
+            yield Case("Functions of Tensors", f"{name}, {size}", 0.0, make)
+
+
 # ---- whole networks -----------------------------------------------------------------------------
 
 
@@ -333,5 +362,6 @@ def all_cases(threads, cores):
     """Every row."""
     yield from threads_cases(threads)
     yield from norm_cases()
+    yield from function_cases()
     yield from matmul_cases()
     yield from own_cases(cores)

@@ -91,6 +91,34 @@ LINE = 64  # bytes
 
 NORMS = [(1, 64, 56, 56), (16, 64, 56, 56), (16, 512, 7, 7)]
 
+FUNCTIONS = {  # of x, of y > 0 of its shape, and of c, a number for each channel; the same words in both libraries
+    "x + y": lambda x, y, c: x + y,
+    "x + c": lambda x, y, c: x + c,
+    "exp": lambda x, y, c: x.exp(),
+    "log": lambda x, y, c: y.log(),
+    "tanh": lambda x, y, c: x.tanh(),
+    "relu": lambda x, y, c: x.relu(),
+    "sum": lambda x, y, c: x.sum(),
+    "sum over axis 1": lambda x, y, c: x.sum(1),
+    "max over axis 1": lambda x, y, c: x.max(1),
+    "softmax over axis 1": lambda x, y, c: x.softmax(1),
+    "log_softmax over axis 1": lambda x, y, c: x.log_softmax(1),
+}
+OF_IMAGES = {
+    "sum over axes 0, 2, 3": lambda x, y, c: x.sum((0, 2, 3)),
+    "sum over axis 3": lambda x, y, c: x.sum(3),
+    "max over axis 3": lambda x, y, c: x.max(3),
+    "to channels last": lambda x, y, c: x.permute(0, 2, 3, 1).contiguous(),
+    "from channels last": lambda x, y, c: (
+        x.reshape(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2).contiguous()
+    ),
+}
+FUNCTIONS_OF = {
+    "64×10": ((64, 10), FUNCTIONS),
+    "64×6×30²": ((64, 6, 30, 30), FUNCTIONS | OF_IMAGES),
+    "16×64×56²": ((16, 64, 56, 56), FUNCTIONS | OF_IMAGES),
+}
+
 
 def empty(shape):
     """float32, from a cache line on, where each library here puts its own arrays, and NumPy does not."""
