@@ -20,19 +20,19 @@ from fastconv.ops.common import (
 
 def binary(op, kernel, a, b, gradient_a, gradient_b, saves, saves_result=False):
     """y = kernel(a, b);  gradient_a(dy, a, b, y) and gradient_b: gradients of the shape of y."""
-    x_a, x_b = array_of(a), array_of(b)
+    of_a, of_b = isinstance(a, Tensor), isinstance(b, Tensor)  # else it is a number
+    x_a = a._array if of_a else a
+    x_b = b._array if of_b else b
     y = kernel(x_a, x_b)
-    tensors, rules = [], []
-    for t, rule in ((a, gradient_a), (b, gradient_b)):
-        if isinstance(t, Tensor):
-            tensors.append(t)
-            rules.append((rule, t._array.shape) if t.requires_grad else None)
+    want_a, want_b = of_a and a.requires_grad, of_b and b.requires_grad
 
     def backward(dy):
-        return tuple(rule and unbroadcast(rule[0](dy, x_a, x_b, y), rule[1]) for rule in rules)
+        da = unbroadcast(gradient_a(dy, x_a, x_b, y), x_a.shape) if want_a else None
+        db = unbroadcast(gradient_b(dy, x_a, x_b, y), x_b.shape) if want_b else None
+        return (da, db) if of_a and of_b else (da if of_a else db,)
 
-    saved = tensors if saves else ()
-    return record(op, y, tensors, backward, saves=saved, saves_result=saves_result)
+    tensors = (a, b) if of_a and of_b else (a if of_a else b,)
+    return record(op, y, tensors, backward, tensors if saves else (), saves_result)
 
 
 @method("add", "__add__", "__radd__")
