@@ -74,8 +74,8 @@ def repeats_of(call):
 
 
 def settle():
-    """Wait until idle threads have gone to sleep: those of PyTorch and ncnn spin for 10 ms after a call,
-    OpenBLAS's for 55 or, on another processor, for 105."""
+    """Wait until idle threads have gone to sleep: those of PyTorch and ncnn spin for 10 ms after a call, ONNX
+    Runtime's for 35, OpenBLAS's for 55 or, on another processor, for 105."""
     for _ in range(MOST_NAPS):
         start = time.process_time()  # of all threads
         time.sleep(NAP)

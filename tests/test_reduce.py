@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import reference as ref
-from helpers import AWKWARD, check, covers, integers, normal
+from helpers import AWKWARD, check, check_bits, covers, integers, normal
 
 from fastconv import kernels
 
@@ -175,6 +175,14 @@ def test_softmax(isa, dtype, rng, shape, axis):
         y = ref.softmax(x, axis)
         check(kernels.log_softmax(x, axis), ref.log_softmax(x, axis), bound)
         check(kernels.softmax(x, axis), y, bound * y + 4 * np.finfo(dtype).smallest_subnormal)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (3, 200), (2, 5, 9)])
+def test_softmax_backward_of_one_array_twice(isa, dtype, rng, shape):
+    for name in ("softmax", "log_softmax"):
+        y = getattr(kernels, name)(normal(rng, shape, dtype), 1)
+        backward = getattr(kernels, name + "_backward")
+        check_bits(backward(y, y, 1), backward(y.copy(), y, 1))
 
 
 def test_softmax_does_not_overflow(isa, dtype):

@@ -96,7 +96,7 @@ cdef cnp.ndarray unary(fc_kernel_id kernel, object x, object out):
     return y
 
 
-cdef tuple NUMBERS = (float, int, np.floating, np.integer)
+cdef tuple NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 
 
 cdef cnp.ndarray operand(object x, str name, object other):
