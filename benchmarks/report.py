@@ -175,15 +175,15 @@ METHOD = """\
 All contenders of a row run in one process, on the same numbers, one after another in rounds of
 alternating order (A B C, C B A, ...). The rows of a table take turns, a round each: a spell in which
 the machine is slow, or has one core less, touches a few rounds of many rows. A measurement is of as
-many calls as last two milliseconds, after as many that do not count and fill the caches again. Times
-are medians over the rounds. **A ratio is the time of the fastest peer (in italics) over fastconv's,
-taken within each round: above 1, fastconv is faster.** Given are its median and its quartiles. The
-percentage behind a time is the arithmetic of the direct method (two operations for each multiply-add)
-over the time, as a part of the float32 multiply-add peak that a loop of independent FMAs reached in the
-same rounds; algorithms that need fewer multiplications exceed 100 %. Results of the contenders are
-checked against each other first, to 0.1 % of the largest number (MNN: 0.5 %; its Winograd on large
-images is no more precise). All arrays that are shared begin on a cache line (64 bytes), as each
-library's own do, and NumPy's do not.
+many calls as last two milliseconds, after four milliseconds of calls that do not count: they fill the
+caches again, and wake idle threads. Times are medians over the rounds. **A ratio is the time of the
+fastest peer (in italics) over fastconv's, taken within each round: above 1, fastconv is faster.** Given
+are its median and its quartiles. The percentage behind a time is the arithmetic of the direct method
+(two operations for each multiply-add) over the time, as a part of the float32 multiply-add peak that a
+loop of independent FMAs reached in the same rounds; algorithms that need fewer multiplications exceed
+100 %. Results of the contenders are checked against each other first, to 0.1 % of the largest number
+(MNN: 0.5 %; its Winograd on large images is no more precise). All arrays that are shared begin on a
+cache line (64 bytes), as each library's own do, and NumPy's do not.
 
 Rows whose names say so ran on two threads of each library, in a process of their own, with a pause
 before each measurement in which idle threads go to sleep. A goal is met if it is met on one thread and

@@ -14,6 +14,7 @@ import time
 from typing import NamedTuple
 
 SHORTEST = 2e-3  # seconds of one measurement: short calls are repeated until they fill it
+WARM_UP = 4e-3  # seconds of calls before it: threads that slept are slow for three
 MOST_ROUNDS = 101
 NAP = 0.005  # seconds; a process that works less than a tenth of them is asleep
 MOST_NAPS = 100  # for threads that never sleep
@@ -62,9 +63,16 @@ def one_measurement(call, repeats):
     return (time.perf_counter() - start) / repeats
 
 
-def repeats_of(call):
-    """Warm up, and find how many calls fill SHORTEST."""
+def warm_up(call):
+    end = time.perf_counter() + WARM_UP
     call()
+    while time.perf_counter() < end:
+        call()
+
+
+def repeats_of(call):
+    """How many calls fill SHORTEST."""
+    warm_up(call)
     repeats = 1
     while True:
         seconds = one_measurement(call, repeats)
@@ -87,8 +95,8 @@ class Contest:
     """The contenders of one row, a dict of names to calls: rounds for about `budget` seconds.
 
     Before each measurement: where `threaded`, a pause in which the idle threads of the contender before
-    it go to sleep; and as many calls that are not counted, which fill the caches again. All of it
-    happens within a context that `within` makes.
+    it go to sleep; and calls that are not counted, which fill the caches again and wake its own. All of
+    it happens within a context that `within` makes.
     """
 
     def __init__(self, contenders, budget, threaded=False, within=contextlib.nullcontext):
@@ -106,7 +114,7 @@ class Contest:
                 call, repeats = self.contenders[name], self.repeats[name]
                 if self.threaded:
                     settle()
-                one_measurement(call, repeats)
+                warm_up(call)
                 self.times.rounds[name].append(one_measurement(call, repeats))
         self.rounds += 1
         self.spent += time.perf_counter() - start
