@@ -192,13 +192,17 @@ def gemm(m, n, k):
     }
 
 
-def matmul(n):
-    """Of Tensors: what a call costs beside its arithmetic."""
+def of_tensors(function, *numbers):
+    """A function of Tensors that is called by the same words in both libraries."""
     contenders = {}
     for name, lib in ((OURS, fastconv), ("PyTorch", torch)):
-        a, b = (lib.from_numpy(x) for x in arrays((n, n), (n, n)))
-        contenders[name] = lambda lib=lib, a=a, b=b: lib.matmul(a, b)
+        contenders[name] = functools.partial(function, *map(lib.from_numpy, numbers))
     return contenders
+
+
+def matmul(n):
+    """Of Tensors: what a call costs beside its arithmetic."""
+    return of_tensors(lambda a, b: a.matmul(b), *arrays((n, n), (n, n)))
 
 
 def gemm_cases(threads):
@@ -314,19 +318,15 @@ def norm_cases():
 # ---- all else -----------------------------------------------------------------------------------
 
 
-def of_tensors(function, shape):
+def of_channels(function, shape):
     x, y, c = arrays(shape, shape, (1, shape[1]) + (1,) * (len(shape) - 2))
-    numbers = x, np.abs(y, out=y), c
-    contenders = {}
-    for name, lib in ((OURS, fastconv), ("PyTorch", torch)):
-        contenders[name] = functools.partial(function, *map(lib.from_numpy, numbers))
-    return contenders
+    return of_tensors(function, x, np.abs(y, out=y), c)
 
 
 def function_cases():
     for size, (shape, functions) in FUNCTIONS_OF.items():
         for name, function in functions.items():
-            make = functools.partial(of_tensors, function, shape)
+            make = functools.partial(of_channels, function, shape)
             yield Case("Functions of Tensors", f"{name}, {size}", 0.0, make)
 
 

@@ -72,9 +72,8 @@ def check(case, contenders):
         limit = ROUGH.get(name, LARGEST_DIFFERENCE)
         for a, b in zip(expected, found, strict=True):
             scale = np.abs(b).max(initial=0) or 1
-            if (
-                a.shape != b.shape or not np.abs(a - b).max(initial=0) <= limit * scale
-            ):  # NaN is none
+            # a NaN is not below the limit either
+            if a.shape != b.shape or not np.abs(a - b).max(initial=0) <= limit * scale:
                 raise SystemExit(f"{case.group}, {case.name}: fastconv and {name} disagree")
 
 
