@@ -68,6 +68,7 @@ DEEP = table(
     (2, 18, 49, 3, 4, 1),
     (1, 66, 33, 4, 4, 1),
     (1, 130, 100, 26, 50, 1),  # of the weight gradient: groups of channels and filters
+    (2, 33, 18, 32, 32, 1),  # planes that share a set of the L1 cache
     (
         3,
         70,
@@ -153,6 +154,7 @@ FOUR_BY_FOUR = table(
     (1, 70, 50, 5, 8, 1),  # chunks of channels
     (1, 150, 130, 12, 14, 1),  # transformed weights made in pieces
     (2, 40, 33, 31, 50, 1),  # super-blocks
+    (1, 64, 17, 9, 10, 1),  # filters that share a set of the L1 cache
     kernel=4,
     stride=2,
 )
