@@ -20,6 +20,7 @@ LAYERS = [
     Case((1, 128, 28, 28), 128, (3, 3), padding=1),
     Case((1, 256, 14, 14), 256, (3, 3), padding=1),
     Case((1, 512, 7, 7), 512, (3, 3), padding=1),
+    Case((1, 512, 28, 28), 512, (3, 3), padding=1),
     Case((1, 144, 56, 56), 144, (3, 3), padding=1, groups=144),
     Case((1, 96, 112, 112), 96, (3, 3), stride=2, padding=1, groups=96),
 ]
